@@ -1,0 +1,220 @@
+"""How an artifact folder comes to be, and how it is opened. Nobody else knows the rule.
+
+A writer works in `<name>.partial-<digest of the plan>` beside the target, under a lock. Sealing
+flushes every file to the disk, writes the manifest, flushes, and renames the folder to its name.
+So a folder that has its name is whole; wherever a writer is killed, a reader finds the artifact
+or does not, and the next writer with the same plan finds what was left and goes on.
+"""
+
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hone_contract.errors import (
+    ArtifactBusy,
+    ArtifactCorrupt,
+    ArtifactExists,
+    ArtifactIncomplete,
+    ArtifactMissing,
+    BadInput,
+)
+from hone_contract.manifest import (
+    FILE_NAME,
+    FileEntry,
+    Kind,
+    Manifest,
+    Source,
+    digest_of,
+    first_problem,
+    parse_manifest,
+)
+
+PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A sealed folder that was opened."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def source(self) -> Source:
+        """How another artifact's lineage names this one."""
+        return Source(id=self.manifest.id, digest=self.manifest.digest)
+
+
+@contextmanager
+def draft(target: Path, plan: object, *, keep: bool = False) -> Iterator[Path]:
+    """Lock `target` and yield the partial folder in which it is written.
+
+    `plan` is a JSON value that says what is being made: another plan gets another folder.
+    With `keep`, what a killed writer of the same plan left is still in it.
+    Raises ArtifactBusy when another process is writing `target`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(target):
+        partial = target.with_name(f"{target.name}{PARTIAL}{digest_of(plan)[:12]}")
+        if not keep and partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir(exist_ok=True)
+        yield partial
+
+
+def seal(
+    partial: Path,
+    kind: Kind,
+    artifact_id: str,
+    *,
+    lineage: Mapping[str, Source],
+    tools: Mapping[str, str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> Artifact:
+    """Turn a draft into the artifact it was meant to be. Call it inside `draft`, last.
+
+    Raises ArtifactExists when the target's name was taken in the meantime, BadInput for what a
+    manifest cannot say, such as a metric that is not a number.
+    """
+    target = partial.with_name(partial.name.rpartition(PARTIAL)[0])
+    (partial / FILE_NAME).unlink(missing_ok=True)
+    try:
+        manifest = Manifest(
+            kind=kind,
+            id=artifact_id,
+            created_at=datetime.now(UTC).replace(microsecond=0),
+            files=[_entry(partial, path) for path in _files(partial)],
+            lineage=dict(lineage),
+            tools=dict(tools or {}),
+            metrics=dict(metrics or {}),
+        )
+    except ValidationError as error:
+        raise BadInput(f"{partial} cannot be sealed: {first_problem(error)}") from None
+    _flush_tree(partial)
+    _write_flushed(partial / FILE_NAME, manifest.model_dump_json(indent=2) + "\n")
+    _flush(partial)
+    try:
+        partial.rename(target)
+    except OSError as error:
+        raise ArtifactExists(f"{target} is there already; remove it or choose another name") from error
+    _flush(target.parent)
+    return Artifact(target, manifest)
+
+
+def open_artifact(path: Path, kind: Kind, *, digests: bool = False) -> Artifact:
+    """Open a sealed folder, checking kind, schema version, the list of files and their sizes.
+
+    With `digests` every byte is read and checked too.
+    Raises ArtifactMissing, ArtifactIncomplete, ArtifactCorrupt or UnsupportedSchema.
+    """
+    if not path.is_dir():
+        raise ArtifactMissing(f"no {kind} at {path}; `hone-store ls` lists what there is")
+    if PARTIAL in path.name or not (path / FILE_NAME).is_file():
+        raise ArtifactIncomplete(f"{path} was never sealed; run the command that writes it again")
+    manifest = _read_manifest(path / FILE_NAME)
+    if manifest.kind != kind:
+        raise ArtifactCorrupt(f"{path} holds a {manifest.kind}, not a {kind}")
+    _compare(path, manifest, digests)
+    return Artifact(path, manifest)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small file so that a reader sees the old text or the new, never a mixture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not the process id: two containers that share the store may both be process 1.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    _write_flushed(temporary, text)
+    temporary.replace(path)
+    _flush(path.parent)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ArtifactCorrupt(f"{path}: not a manifest: {error}; the artifact must be made again") from error
+    return parse_manifest(text, str(path))
+
+
+def _compare(path: Path, manifest: Manifest, digests: bool) -> None:
+    there = {str(file.relative_to(path)): file for file in _files(path)}
+    there.pop(FILE_NAME, None)
+    listed = {entry.path: entry for entry in manifest.files}
+    if there.keys() != listed.keys():
+        name = min(there.keys() ^ listed.keys())
+        what = "is missing" if name in listed else "is not in the manifest"
+        raise ArtifactCorrupt(f"{path / name} {what}; the artifact must be made again")
+    for name, entry in listed.items():
+        _compare_file(there[name], entry, digests)
+
+
+def _compare_file(file: Path, entry: FileEntry, digests: bool) -> None:
+    size = file.stat().st_size
+    if size != entry.size:
+        raise ArtifactCorrupt(
+            f"{file} has {size} bytes where the manifest says {entry.size}; the artifact must be made again"
+        )
+    if digests and (found := _sha256(file)) != entry.sha256:
+        raise ArtifactCorrupt(
+            f"{file} has changed since it was sealed (SHA-256 {found[:12]}…, sealed {entry.sha256[:12]}…); "
+            "the artifact must be made again"
+        )
+
+
+def _files(folder: Path) -> list[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    for path in files:
+        if path.is_symlink() or not path.is_file():
+            raise ArtifactCorrupt(f"{path} is a link or no plain file; an artifact holds plain files only")
+    return files
+
+
+def _entry(folder: Path, path: Path) -> FileEntry:
+    return FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=_sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    # The lock file stays: removing it would let two writers lock two files of one name.
+    with target.with_name(f".{target.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ArtifactBusy(
+                f"{target} is being written by another process; try again when it is done"
+            ) from error
+        yield
+
+
+def _write_flushed(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""What a process tells while it works: events, step metrics and the state of a run.
+
+An event is one line on standard error (readable on a terminal, JSON anywhere else) and, for a
+run, the same JSON line in its `events.jsonl`.
+"""
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from hone_contract.artifact import write_atomically
+from hone_contract.shape import Shape
+
+Level = Literal["info", "warning", "error"]
+
+
+class Event(Shape):
+    """Something that happened, in one line."""
+
+    time: datetime
+    level: Level
+    service: str
+    event: str
+    """A fixed name in snake_case, for machines to match."""
+    message: str
+    """A sentence for people."""
+    data: dict[str, JsonValue] = {}
+
+
+class StepMetrics(Shape):
+    """One line of a run's `metrics.jsonl`."""
+
+    step: int
+    """Optimiser steps done."""
+    epoch: float
+    loss: float | None = None
+    """Mean cross-entropy (nats a token) over the steps since the last line; None on evaluation lines."""
+    eval_loss: float | None = None
+    """Mean cross-entropy (nats a token) on the evaluation records; None on training lines."""
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens: int = 0
+    """Tokens trained on so far, prompts included, padding not."""
+    tokens_per_second: float | None = None
+
+
+class RunStatus(Shape):
+    """A run's `status.json`: where it stands now."""
+
+    run_id: str
+    state: Literal["running", "succeeded", "failed"]
+    step: int = 0
+    total_steps: int = 0
+    updated_at: datetime
+    message: str = ""
+
+
+class Reporter:
+    """Tells events for one service, to standard error and to `file` when there is one."""
+
+    def __init__(self, service: str, file: Path | None = None) -> None:
+        self.service = service
+        self.file = file
+
+    def tell(self, event: str, message: str, *, level: Level = "info", **data: JsonValue) -> None:
+        told = Event(
+            time=datetime.now(UTC), level=level, service=self.service, event=event, message=message, data=data
+        )
+        line = told.model_dump_json()
+        if self.file is not None:
+            append_line(self.file, line)
+        print(_for_terminal(told) if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a JSONL file, in one write, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def write_status(path: Path, status: RunStatus) -> None:
+    write_atomically(path, status.model_dump_json(indent=2) + "\n")
+
+
+def _for_terminal(event: Event) -> str:
+    clock = event.time.astimezone().strftime("%H:%M:%S")
+    mark = "" if event.level == "info" else f"{event.level}: "
+    return f"{clock} {event.service:8} {mark}{event.message}"

@@ -1,0 +1,62 @@
+"""Probes: what a server must reproduce before it is ready, and what it must differ from.
+
+The trainer writes them with the adapter (base and adapter model), the merger adds the merged
+model, the server's gate compares. Numbers, not text: greedy text flips on near ties.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import FiniteFloat, ValidationError
+
+from hone_contract.artifact import write_atomically
+from hone_contract.errors import ArtifactCorrupt
+from hone_contract.manifest import Sha256
+from hone_contract.shape import Shape
+
+FILE_NAME = "probes.json"
+
+Logprobs = list[FiniteFloat]
+
+
+class Probe(Shape):
+    """One conversation, a recorded continuation, and how likely each model finds it.
+
+    The logprobs are natural logarithms, teacher-forced, one a continuation token, computed in
+    float32: log p(token i | prompt and continuation tokens before i).
+    """
+
+    messages: list[dict[str, str]]
+    """The conversation up to the assistant's turn, as a client would send it."""
+    prompt_token_ids: list[int]
+    """The conversation rendered by the chat template, with the generation prompt."""
+    continuation_token_ids: list[int]
+    """What the adapter model says, decoded greedily."""
+    base: Logprobs
+    adapter: Logprobs
+    merged: Logprobs | None = None
+    """None until the merger has added it."""
+
+
+class Probes(Shape):
+    """The probes of one adapter, or of the model that was merged from it."""
+
+    schema_version: Literal[1] = 1
+    tokenizer_sha256: Sha256
+    """Of `tokenizer.json`."""
+    chat_template_sha256: Sha256
+    """Of `chat_template.jinja`."""
+    probes: list[Probe]
+
+
+def read_probes(folder: Path) -> Probes:
+    """Raises ArtifactCorrupt when the folder has no readable probes."""
+    path = folder / FILE_NAME
+    try:
+        return Probes.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        raise ArtifactCorrupt(f"{path} cannot be read as probes: {error}") from error
+
+
+def write_probes(folder: Path, probes: Probes) -> None:
+    write_atomically(folder / FILE_NAME, probes.model_dump_json(indent=1) + "\n")

@@ -1,0 +1,73 @@
+import sys
+from collections.abc import Iterator
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from chat_rig import FakeServer, Outcome, Run, Script, Terminal, environment, serving
+
+from hone_chat.__main__ import main
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[FakeServer]:
+    with serving() as fake:
+        yield fake
+
+
+@pytest.fixture(autouse=True)
+def script(server: FakeServer) -> Iterator[Script]:
+    server.script = Script()
+    yield server.script
+    server.script.hung_up.set()
+
+
+@pytest.fixture
+def run(server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command's main in this process: what it does, without the SDK's import each time."""
+
+    def run_here(*arguments: str, stdin: bytes = b"", **more: str) -> Outcome:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.environ", environment(server.url, **more))
+            patch.setattr("sys.stdin", TextIOWrapper(BytesIO(stdin), "utf-8"))
+            code = main(arguments)
+        return Outcome(code, *capsys.readouterr())
+
+    return run_here
+
+
+@pytest.fixture(scope="session")
+def _plain(server: FakeServer) -> Iterator[Terminal]:
+    with Terminal(server.url, "--plain") as terminal:
+        yield terminal
+
+
+@pytest.fixture(scope="session")
+def _drawn(server: FakeServer) -> Iterator[Terminal]:
+    with Terminal(server.url, LINES="10", COLUMNS="60") as terminal:
+        yield terminal
+
+
+@pytest.fixture
+def plain(_plain: Terminal) -> Terminal:
+    """A conversation without history, shown as it is."""
+    _plain.ask("/reset")
+    return _plain
+
+
+@pytest.fixture
+def drawn(_drawn: Terminal) -> Terminal:
+    """A conversation without history, drawn as markdown on a small screen."""
+    _drawn.ask("/reset")
+    return _drawn
+
+
+@pytest.fixture(params=["plain", "drawn"])
+def terminal(request: pytest.FixtureRequest) -> Terminal:
+    """A conversation, shown in each of the two ways."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, Terminal)
+    return found

@@ -1,0 +1,71 @@
+"""`hone-merger`: everything is parsed and validated before torch is imported."""
+
+import argparse
+from pathlib import Path
+
+from hone_contract.artifact import open_artifact
+from hone_contract.edge import Parser, run
+from hone_contract.events import Reporter
+from hone_contract.store import Store
+
+
+def main() -> None:
+    """Entry point of `hone-merger`."""
+    run(_main)
+
+
+def _main() -> None:
+    options = _parser().parse_args()
+    store = Store(options.store) if options.store else Store.from_environment()
+    options.act(options, store, Reporter("merger"))
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="hone-merger", description="Fuse an adapter into its base and publish the result.")
+    parser.add_argument("--store", type=Path, help="the store's folder (default: $HONE_STORE or ./store)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    command = commands.add_parser("merge", help="fuse an adapter, prove the result and point `live` at it")
+    command.add_argument("adapter", help="the run id that hone-trainer printed, or an imported adapter's id")
+    command.add_argument("--name", help="the model's name (default: the run's)")
+    command.set_defaults(act=_merge)
+
+    command = commands.add_parser("import-adapter", help="take over a plain PEFT folder made elsewhere")
+    command.add_argument("folder", type=Path, help="holds adapter_config.json and adapter_model.safetensors")
+    command.add_argument("--base", required=True, help="name of its base in the store")
+    command.add_argument("--name", help="the adapter's name (default: the folder's)")
+    command.set_defaults(act=_import_adapter)
+    return parser
+
+
+def _merge(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
+    from hone_merger.plan import make_plan
+
+    plan = make_plan(store, options.adapter, options.name)
+    target = store.model(plan.name, plan.version)
+    if target.exists():
+        open_artifact(target, "model", digests=True)
+        reporter.tell("already_merged", f"model {plan.name}/{plan.version} was merged before")
+    else:
+        from hone_merger.merge import merge
+
+        merge(plan, store, reporter)
+    store.point_live(plan.name, plan.version)
+    reporter.tell("published", f"{plan.name} is now {plan.version}", name=plan.name, version=plan.version)
+    print(f"{plan.name}/{plan.version}")
+
+
+def _import_adapter(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
+    from hone_merger.adapter_config import check_adapter
+
+    base = open_artifact(store.base(options.base), "base", digests=True)
+    check_adapter(options.folder, base.path)
+    from hone_merger.imported import import_adapter
+
+    adapter = import_adapter(options.folder, base, options.name, store)
+    reporter.tell("adapter_ready", f"adapter {adapter.manifest.id}", id=adapter.manifest.id)
+    print(adapter.manifest.id)
+
+
+if __name__ == "__main__":
+    main()
