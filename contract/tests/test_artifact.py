@@ -84,7 +84,10 @@ def test_what_was_sealed_opens(
 
 def test_manifest_records_what_the_writer_said(tmp_path: Path) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
-    lineage = {"dataset": Source(id="data", digest="b" * 64), "source": Source(id="Qwen/Qwen2.5-0.5B@7ae5576")}
+    lineage = {
+        "dataset": Source(id="data", digest="b" * 64),
+        "source": Source(id="Qwen/Qwen2.5-0.5B@7ae5576"),
+    }
     _seal_bytes(tmp_path / "a", b"", lineage=lineage, tools={"peft": "0.18.0"}, metrics={"eval_loss": 1.5})
     manifest = open_artifact(tmp_path / "a", "base").manifest
     assert (manifest.id, manifest.lineage) == ("a", lineage)
@@ -260,7 +263,16 @@ def test_the_wrong_kind_is_refused(sealed: Artifact) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"{}", b"not json", b'{"kind": "model"', b'{"kind": "\xff"}', b'{"schema_version": 0}', b"\0"],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"not json",
+        b'{"kind": "model"',
+        b'{"kind": "\xff"}',
+        b'{"schema_version": 0}',
+        b"\0",
+    ],
 )
 def test_a_broken_manifest_is_refused_by_name(sealed: Artifact, content: bytes) -> None:
     (sealed.path / "manifest.json").write_bytes(content)

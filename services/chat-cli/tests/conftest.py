@@ -7,7 +7,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from chat_rig import FakeServer, Outcome, Run, Script, Terminal, environment, serving
+from chat_process import Outcome, Run, Terminal, environment
+from chat_script import Script
+from chat_server import FakeServer, serving
 
 from hone_chat.__main__ import main
 
@@ -26,7 +28,11 @@ def script(server: FakeServer) -> Iterator[Script]:
 
 
 @pytest.fixture
-def run(server: FakeServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(
+    server: FakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
     """The command's main in this process: what it does, without the SDK's import each time."""
 
     def run_here(*arguments: str, stdin: bytes = b"", **more: str) -> Outcome:

@@ -2,9 +2,12 @@
 
 import signal
 import subprocess
+from io import BytesIO, TextIOWrapper
 
 import pytest
-from chat_rig import COMMAND, SECONDS, FakeServer, Run, Script, environment, run_process
+from chat_process import COMMAND, SECONDS, Run, environment, run_process
+from chat_script import Script
+from chat_server import FakeServer
 
 
 def test_prints_just_the_answer(server: FakeServer, script: Script) -> None:
@@ -80,6 +83,16 @@ def test_a_question_that_is_none_exits_65(
 def test_a_pipe_gets_the_answer_as_it_is(run: Run, script: Script) -> None:
     script.pieces = ["**bold** \x1b[31m", "red\r\n", "\ud83d."]
     assert run("Hello").out == "**bold** \x1b[31mred\r\n?.\n"
+
+
+def test_a_character_that_the_output_lacks_is_replaced(
+    run: Run, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.pieces = ["caf", "é"]
+    output = BytesIO()
+    monkeypatch.setattr("sys.stdout", TextIOWrapper(output, "ascii"))
+    assert run("Hello").code == 0
+    assert output.getvalue() == b"caf?\n"
 
 
 def test_an_answer_that_was_cut_says_so_beside_it(run: Run, script: Script) -> None:

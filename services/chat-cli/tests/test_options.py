@@ -6,7 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from chat_rig import FakeServer, Run, Script, run_process
+from chat_process import Run, run_process
+from chat_script import Script
+from chat_server import FakeServer
 
 import hone_chat
 
@@ -74,7 +76,7 @@ def test_a_bad_option_exits_78_from_the_real_command() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--api-key", "sk-hidden"], ["--api-key=sk-hidden"]])
-def test_a_key_on_the_command_line_is_refused_and_not_repeated(arguments: list[str], run: Run) -> None:
+def test_a_key_as_an_option_is_refused_and_not_repeated(arguments: list[str], run: Run) -> None:
     outcome = run(*arguments, "Hello")
     assert outcome.code == 78
     assert "put the key in HONE_API_KEY" in outcome.err
@@ -83,8 +85,17 @@ def test_a_key_on_the_command_line_is_refused_and_not_repeated(arguments: list[s
 
 @pytest.mark.parametrize(
     "address",
-    ["127.0.0.1:8000", "ftp://here/v1", "http://", "http://here:port/v1", "http://a b/v1"]
-    + ["http://a..b/v1", "http://[::1/v1", "http://here\x1b[2J/v1", "http://here:0/v1"],
+    [
+        "127.0.0.1:8000",
+        "ftp://here/v1",
+        "http://",
+        "http://here:port/v1",
+        "http://here:0/v1",
+        "http://a b/v1",
+        "http://a..b/v1",
+        "http://[::1/v1",
+        "http://here\x1b[2J/v1",
+    ],
 )
 def test_an_address_that_is_none_exits_78(address: str, run: Run) -> None:
     outcome = run("--base-url", address, "Hello")

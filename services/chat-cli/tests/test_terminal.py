@@ -1,7 +1,11 @@
 """What a terminal is shown: markdown, and no text that could drive it."""
 
+import re
+
 import pytest
-from chat_rig import FakeServer, Script, Terminal
+from chat_process import Terminal
+from chat_script import Script
+from chat_server import FakeServer
 
 from hone_chat.markdown import split_finished
 from hone_chat.terminal import clean, one_line
@@ -13,14 +17,19 @@ LIVE = "\x1b[2K"
 
 def test_markdown_is_drawn_live(server: FakeServer, script: Script) -> None:
     script.pieces = ["# Capi", "tals\n\nIt is **Pa", "ris**, see [map](http://map.test).\n\n"]
-    script.pieces += ["```python\nprint(1)\n\n", "x = 2\n```\n\nUse `List<T>` or <b>tags</b>."]
+    script.pieces += [
+        "```python\nprint(1)\n\n",
+        "x = 2\n```\n\nUse `List<T>` or <b>tags</b>.\n\n<div>\nblock\n</div>\n",
+    ]
     with Terminal(server.url, "Where?") as terminal:
         assert terminal.end() == 0
     assert LIVE in terminal.screen
     assert "\x1b[1mParis\x1b[0m" in terminal.screen
     assert "**" not in terminal.screen.rpartition(LIVE)[2]
     assert "http://map.test" in terminal.screen
+    assert "\x1b]8" not in terminal.screen
     assert "<b>tags</b>" in terminal.screen
+    assert "</div>" in terminal.screen
 
 
 def test_plain_leaves_markdown_alone(plain: Terminal, script: Script) -> None:
@@ -28,7 +37,7 @@ def test_plain_leaves_markdown_alone(plain: Terminal, script: Script) -> None:
     assert plain.ask("Where?") == "It is **Paris**.\r\n"
 
 
-def test_no_escape_sequence_of_the_model_reaches_the_terminal(terminal: Terminal, script: Script) -> None:
+def test_no_escape_sequence_reaches_the_terminal(terminal: Terminal, script: Script) -> None:
     script.pieces = ["safe", ATTACK[:1], ATTACK[1:], "\tsound\n"]
     shown = terminal.ask("Hello")
     assert "safe]0;owned[2J31m" in shown
@@ -40,12 +49,25 @@ def test_an_answer_longer_than_the_screen_is_shown_whole(drawn: Terminal, script
     lines = [f"line {number}\n" for number in range(100)]
     script.pieces = ["```\n", *lines, "```\n\nDone."]
     shown = drawn.ask("Count")
-    assert all(f"{line[:-1]} " in shown for line in lines)
+    numbers = re.findall(r"line (\d+)", shown)
+    assert numbers[-100:] == [str(number) for number in range(100)]
     assert "Done." in shown.rpartition(LIVE)[2]
 
 
+def test_of_a_long_answer_the_end_is_shown_live(drawn: Terminal, script: Script) -> None:
+    script.pieces = ["```\n", *(f"line {number}\n" for number in range(100))]
+    script.never_ends = True
+    drawn.wait_for("you> ")
+    drawn.type("Count\r")
+    frame = drawn.wait_for("line 99").rpartition(LIVE)[2]
+    assert len(re.findall(r"line \d+", frame)) < 10
+    drawn.type("\x03")
+    drawn.wait_for("Stopped")
+
+
 def test_clean_keeps_newline_tab_and_every_script() -> None:
-    assert clean(f"a{ATTACK}b\n\tÄ→苹果👩‍👩‍👧") == "a]0;owned[2J31mb\n\tÄ→苹果👩‍👩‍👧"
+    text = "b\n\tÄ→苹果👩‍👩‍👧"
+    assert clean(f"a{ATTACK}{text}") == f"a]0;owned[2J31m{text}"
 
 
 def test_one_line_is_one_short_line() -> None:
@@ -67,5 +89,5 @@ def test_one_line_is_one_short_line() -> None:
         ("one\n\n```\na\n\nb", "one", "```\na\n\nb"),
     ],
 )
-def test_a_block_is_finished_when_no_later_text_can_change_it(text: str, finished: str, pending: str) -> None:
+def test_finished_is_what_no_later_text_can_change(text: str, finished: str, pending: str) -> None:
     assert split_finished(text) == (finished, pending)

@@ -59,7 +59,7 @@ class Client:
         models = body.get("data") if isinstance(body, Mapping) else None
         if not isinstance(models, list):
             raise not_openai(self._settings)
-        return [str(model["id"]) for model in models if isinstance(model, Mapping) and "id" in model]
+        return [str(model["id"]) for model in models]
 
     def choose_model(self) -> str:
         """The model that was named, else the first; the server is asked in either case."""
@@ -80,11 +80,14 @@ class Client:
     def _chunks(
         self, model: str, messages: list[ChatCompletionMessageParam]
     ) -> Generator[ChatCompletionChunk, None, None]:
-        finished = False
+        started = finished = False
         with self._explained(), self._open(model, messages) as stream:
             for chunk in stream:
+                started = True
                 finished = finished or any(choice.finish_reason for choice in chunk.choices or [])
                 yield chunk
+        if not started:
+            raise not_openai(self._settings)
         # A connection that is closed early can look like the end of an answer.
         if not finished:
             raise connection_lost(self._settings)

@@ -44,4 +44,5 @@ class Conversation:
         except FileExistsError as error:
             raise BadInput(f"{file} exists and is left as it is. Name another file.") from error
         except OSError as error:
-            raise BadInput(f"{file} cannot be written: {error.strerror}. Name another file.") from error
+            reason = error.strerror
+            raise BadInput(f"{file} cannot be written: {reason}. Name another file.") from error

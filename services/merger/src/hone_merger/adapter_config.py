@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from hone_contract.errors import BadInput
 
 CONFIG = "adapter_config.json"
@@ -20,10 +22,11 @@ def check_adapter(folder: Path, base: Path) -> None:
         raise BadInput(f"{folder} is no PEFT adapter: there is no {CONFIG}")
     if not (folder / WEIGHTS).is_file():
         raise BadInput(f"{folder} has no {WEIGHTS}; save the adapter again with safe_serialization=True")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = _read_json(folder / CONFIG)
     if reason := _refusal(config):
         raise BadInput(f"{folder}: {reason}")
-    if _is_tied(base) and (name := _touched_embedding(config)):
+    names = _adapted(folder / WEIGHTS) + (config.get("modules_to_save") or [])
+    if _is_tied(base) and (name := _touched_embedding(names)):
         raise BadInput(
             f"{folder}: adapts {name}, but this base ties its input and output embeddings, and PEFT's merge "
             "of those changes both; train again without it"
@@ -45,13 +48,29 @@ def _refusal(config: dict[str, Any]) -> str | None:
 
 
 def _is_tied(base: Path) -> bool:
-    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
-    return bool(config.get("tie_word_embeddings", False))
+    """Some tied bases do not say so, as it is their architecture's default."""
+    return bool(_read_json(base / "config.json").get("tie_word_embeddings", True))
 
 
-def _touched_embedding(config: dict[str, Any]) -> str | None:
-    targets = config.get("target_modules") or []
-    named = [targets] if isinstance(targets, str) else list(targets)
-    named += config.get("modules_to_save") or []
-    found = (name for name in named if name.rsplit(".", 1)[-1] in _EMBEDDINGS)
-    return next(found, None)
+def _adapted(weights: Path) -> list[str]:
+    """Modules that have LoRA tensors: target_modules may be a regular expression, these are not."""
+    try:
+        with safe_open(weights, "numpy") as file:
+            return sorted({name.partition(".lora_")[0] for name in file.keys() if ".lora_" in name})
+    except SafetensorError as error:
+        raise BadInput(f"{weights} cannot be read as safetensors: {error}") from error
+
+
+def _touched_embedding(names: list[str]) -> str | None:
+    found = (name.rsplit(".", 1)[-1] for name in names)
+    return next((name for name in found if name in _EMBEDDINGS), None)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{path} is no JSON object")
+    return value

@@ -28,7 +28,11 @@ def attach(base: Any, adapter: Path) -> PeftModel:
             warnings.simplefilter("ignore")
             model = PeftModel.from_pretrained(base, adapter).eval()
     except (RuntimeError, ValueError) as error:
-        raise BadInput(f"{adapter}: does not fit its base: {str(error).splitlines()[0]}") from error
+        # The tensor that does not fit stands below PyTorch's heading.
+        reason = " ".join(str(error).split())[:400]
+        raise BadInput(f"{adapter}: does not fit its base: {reason}") from error
+    # PEFT would ask the Hub whether the base of that name has as many tokens.
+    model.peft_config["default"].base_model_name_or_path = None
     expected = set(get_peft_model_state_dict(model))
     with safe_open(adapter / WEIGHTS, "pt") as file:
         found = set(file.keys())

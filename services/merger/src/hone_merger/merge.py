@@ -33,8 +33,11 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
     with draft(store.model(plan.name, plan.version), {"adapter": plan.adapter.manifest.digest}) as partial:
         reporter.tell("merging", f"fusing {plan.adapter.manifest.id} into {plan.base.manifest.id}")
         fused = fuse(plan.base.path, plan.adapter.path)
+        generation = end_tokens(fused, plan.base.path)
+        # transformers refuses to write some settings that bases have (a temperature without do_sample).
+        fused.generation_config = GenerationConfig()
         fused.save_pretrained(partial, max_shard_size=_SHARD)
-        end_tokens(fused, plan.base.path).save_pretrained(partial)
+        generation.to_json_file(partial / "generation_config.json")
         copy_tokenizer(plan.adapter.path, partial)
         del fused
         probes = _prove(partial, read_probes(plan.adapter.path))

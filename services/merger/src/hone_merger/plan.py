@@ -37,7 +37,8 @@ def make_plan(store: Store, adapter_id: str, name: str | None) -> Plan:
     if base.manifest.digest != trained_on.digest:
         raise BadInput(
             f"adapter {adapter_id} was trained on another {trained_on.id} "
-            f"({str(trained_on.digest)[:12]}…) than the store has ({base.manifest.digest[:12]}…); import that base, or train again"
+            f"({str(trained_on.digest)[:12]}…) than the store has ({base.manifest.digest[:12]}…); "
+            "import that base, or train again"
         )
     check_adapter(adapter.path, base.path)
     return Plan(adapter, base, name or _model_name(adapter_id), adapter_id)

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from hone_contract.artifact import open_artifact
 from hone_contract.edge import Parser, run
+from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
+from hone_contract.model_files import CHAT_TEMPLATE, sha256_of
 from hone_contract.store import Store
 
 
@@ -49,7 +51,9 @@ def _parser() -> Parser:
     command.add_argument("base", help="name of a base in the store")
     command.add_argument("questions", type=Path, help="messages JSONL; each record's last answer is left out")
     command.add_argument("--output", type=Path, required=True, help="file to write, messages JSONL")
-    command.add_argument("--max-tokens", type=int, default=128, help="most tokens an answer (default: 128)")
+    command.add_argument(
+        "--max-tokens", type=_count, default=128, help="most tokens an answer (default: 128)"
+    )
     command.set_defaults(act=_generate)
     return parser
 
@@ -57,6 +61,12 @@ def _parser() -> Parser:
 def _add_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("spec", type=Path, help="the run spec, YAML or JSON")
     command.add_argument("--data", type=Path, help="training file, in place of the spec's data.train")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def _import_base(options: argparse.Namespace, store: Store) -> None:
@@ -95,7 +105,10 @@ def _generate(options: argparse.Namespace, store: Store) -> None:
     from hone_trainer.messages import read_records
 
     base = open_artifact(store.base(options.base), "base")
+    sha256_of(base.path, CHAT_TEMPLATE)
     records = read_records(options.questions)
+    if not options.output.parent.is_dir():
+        raise BadConfiguration(f"--output: there is no folder {options.output.parent}; make it first")
     from hone_trainer.answers import answer
 
     answer(base, records, options.max_tokens, options.output)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from hone_contract.artifact import Artifact, draft, open_artifact, seal
 from hone_contract.errors import ArtifactExists, BadConfiguration, BadInput
@@ -78,8 +78,7 @@ def import_base(source: BaseSource, store: Store) -> Artifact:
 
 def _check(folder: Path) -> None:
     for name in ("config.json", "tokenizer_config.json"):
-        path = folder / name
-        if path.is_file() and "auto_map" in json.loads(path.read_text(encoding="utf-8")):
+        if "auto_map" in _read_json(folder / name):
             raise BadInput(
                 f"{name} of this base asks for remote code (auto_map); Hone runs none, choose another base"
             )
@@ -92,12 +91,20 @@ def _check(folder: Path) -> None:
 
 def _extract_chat_template(folder: Path) -> None:
     """Older models keep the template in tokenizer_config.json; give it the file that newer ones have."""
-    config = folder / "tokenizer_config.json"
-    if (folder / CHAT_TEMPLATE).exists() or not config.is_file():
-        return
-    template = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-    if isinstance(template, str):
+    template = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, str) and not (folder / CHAT_TEMPLATE).exists():
         (folder / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Empty when there is no such file. Raises BadInput when it holds no JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise BadInput(f"{path.name} of this base is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{path.name} of this base is no JSON object")
+    return value
 
 
 def _demo(location: str, name: str | None) -> BaseSource:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from hone_contract.errors import BadInput
@@ -32,10 +33,13 @@ def to_sequence(tokenizer: PreTrainedTokenizerBase, record: Record, max_length: 
 
     What belongs to the assistant is found by rendering the conversation up to each of its turns,
     with and without the turn, so no template needs to mark it. Raises BadInput when the record is
-    too long or the template does not keep earlier turns as they were.
+    too long, or the template refuses it or does not keep earlier turns as they were.
     """
-    text = _render(tokenizer, record.messages)
-    spans = _assistant_spans(tokenizer, record, text)
+    try:
+        text = _render(tokenizer, record.messages)
+        spans = _assistant_spans(tokenizer, record, text)
+    except TemplateError as error:
+        raise BadInput(f"{record.source}: the base's chat template refuses it: {error}") from error
     tokens: Any = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     ids: list[int] = tokens["input_ids"]
     if len(ids) > max_length:

@@ -54,8 +54,9 @@ def _split(train: list[Record], evaluation: list[Record] | None, data: DataSpec)
     if evaluation is not None:
         return Split(train, evaluation)
     count = round(len(train) * data.eval_fraction)
-    if data.eval_fraction > 0 and len(train) > 1:
-        count = max(1, count)
+    if data.eval_fraction > 0:
+        # At least one to be judged by, but never the last one to learn from.
+        count = min(max(1, count), len(train) - 1)
     chosen = set(random.Random(data.seed).sample(range(len(train)), count))
     return Split(
         [record for index, record in enumerate(train) if index not in chosen],

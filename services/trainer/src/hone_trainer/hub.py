@@ -8,7 +8,8 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -28,12 +29,14 @@ def download(repository: str, revision: str | None, patterns: Sequence[str], tar
         huggingface_hub.snapshot_download(
             repository, revision=commit, allow_patterns=list(patterns), local_dir=target, token=token
         )
+    except HFValidationError as error:
+        raise BadConfiguration(f"model.name: {repository!r} is no Hub id: {error}") from error
     except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
         raise BadConfiguration(
             f"model.name: the Hub has no {repository!r} (revision {revision or 'default'}) for this token; "
             "check the name, or set HF_TOKEN to a token that may read it"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise RetryableFailure(
             f"model.name: {repository!r} cannot be fetched from the Hub ({type(error).__name__}); try again, "
             "or import a folder: hone-trainer import-base ./folder --name " + repository

@@ -1,6 +1,7 @@
 """OpenAI's messages JSONL: reading it, and saying exactly which line is wrong."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,9 @@ def read_records(path: Path) -> list[Record]:
 
 def load_prepared(path: Path) -> list[Record]:
     """Read a sealed dataset's file, which `Record.to_json` wrote."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [Record(**json.loads(line)) for line in lines]
+    # Not splitlines(), here as below.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [Record(**json.loads(line)) for line in lines if line]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -60,7 +62,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"{path}:{line}: is not UTF-8; save the file as UTF-8") from error
     # Not splitlines(): it also breaks at U+2028, which may stand inside a JSON string.
     return ((n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip())
 
@@ -70,6 +73,8 @@ def _parse(line: str) -> Messages:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at column {error.colno}: {error.msg}") from error
+    except RecursionError:
+        raise ValueError("is nested too deeply to be a record") from None
     if not isinstance(value, dict) or not isinstance(value.get("messages"), list):
         raise ValueError('has no "messages" list; a record is {"messages": [{"role": …, "content": …}]}')
     if unknown := sorted(value.keys() - {"messages"}):
@@ -87,6 +92,8 @@ def _message(index: int, message: object) -> dict[str, str]:
         raise ValueError(f"{place}.role is {message['role']!r}; known are {', '.join(ROLES)}")
     if not isinstance(message["content"], str) or not message["content"].strip():
         raise ValueError(f"{place}.content is empty or no text")
+    if re.search(r"[\ud800-\udfff]", message["content"]):
+        raise ValueError(f"{place}.content has half of a character (a lone surrogate, \\ud800 to \\udfff)")
     return {"role": message["role"], "content": message["content"]}
 
 

@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
 from hone_contract.artifact import Artifact, draft, seal, write_atomically
+from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.model_files import TOKENIZER_FILES
 from hone_contract.probes import write_probes
@@ -95,6 +96,7 @@ def _trainer(
 ) -> Any:
     dtype = pick_dtype(plan.spec.training)
     model = AutoModelForCausalLM.from_pretrained(plan.base.path, dtype=dtype)
+    _check_targets(model, plan.spec.lora.target_modules)
     trainer = SFTTrainer(
         model=model,
         args=_arguments(plan.spec.training, folder),
@@ -143,6 +145,17 @@ def pick_dtype(training: TrainingSpec) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[training.dtype]
 
 
+def _check_targets(model: Any, targets: str | list[str]) -> None:
+    """PEFT passes over a layer that the base has not, as long as it has another of the list."""
+    layers = [name for name, module in model.named_modules() if not list(module.children())]
+    for target in [] if isinstance(targets, str) else targets:
+        if not any(f".{layer}".endswith(f".{target}") for layer in layers):
+            known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
+            raise BadConfiguration(
+                f"lora.target_modules: the base has no layer {target!r}; its layers are {known}"
+            )
+
+
 def _lora(spec: RunSpec) -> LoraConfig:
     return LoraConfig(
         r=spec.lora.r,
@@ -186,7 +199,10 @@ def _write_adapter(model: PeftModel, plan: Plan, partial: Path) -> None:
     for config in model.peft_config.values():
         # A path of this machine would mean nothing where the adapter is used.
         config.base_model_name_or_path = plan.spec.model.name
-    model.save_pretrained(partial, safe_serialization=True)
+        # A set is written in another order by every process; the same run makes the same bytes.
+        config.target_modules = sorted(config.target_modules)
+    # LoRA never changes the base's own embeddings; PEFT would ask the Hub whether they grew.
+    model.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False)
     (partial / "README.md").unlink(missing_ok=True)
     for name in TOKENIZER_FILES:
         if (plan.base.path / name).is_file():

@@ -1,0 +1,56 @@
+# Every command of the project; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+-include .env
+export
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := contract/src services/*/src
+
+.PHONY: help install demo check test test-full bench lock schemas faq clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+install: $(INSTALLED) ## Set up a fresh clone: system library, virtual environment, pinned packages
+
+$(INSTALLED): requirements/install requirements/*.txt contract/pyproject.toml services/*/pyproject.toml
+	@requirements/install "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: install ## Train, fuse, serve and ask the demo model; KEEP=1 leaves the server up
+	@$(BIN)/python examples/hone-faq/demo.py $(if $(KEEP),--keep)
+
+check: install ## Lint, types, unit and boundary tests: under two minutes, for every commit
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary $(SOURCES) examples bench
+	@$(BIN)/python -m pytest -q -m "not chain and not full"
+
+test: check ## Everything that CI runs: check, then the real chain end to end
+	@$(BIN)/python -m pytest -q -m "chain and not full"
+
+test-full: test ## Longer drills as well
+	@$(BIN)/python -m pytest -q -m full
+
+bench: install ## Measure training against TRL's defaults, in turns on this machine
+	@$(BIN)/python bench/training.py
+
+lock: ## Write the pinned lists in requirements/ anew
+	@$(PYTHON) -m venv build/lock
+	@build/lock/bin/pip install --quiet packaging
+	@build/lock/bin/python requirements/lock.py
+
+schemas: install ## Write contract/schema/*.json anew
+	@$(BIN)/python -m hone_contract.schema contract/schema
+
+faq: install ## Write the demo's training files anew from facts.yaml
+	@$(BIN)/python examples/hone-faq/write.py
+
+clean: ## Remove what install, demo and tests made
+	@rm -rf $(VENV) store build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,72 @@
+"""The edge of a process: one line, and the exit code that the error's branch promises."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hone_contract.edge import run
+from hone_contract.errors import (
+    ArtifactBusy,
+    ArtifactCorrupt,
+    ArtifactExists,
+    ArtifactIncomplete,
+    ArtifactMissing,
+    BadConfiguration,
+    BadInput,
+    HoneError,
+    RetryableFailure,
+    UnsupportedSchema,
+)
+
+CODES: dict[type[HoneError], int] = {
+    HoneError: 70,
+    BadInput: 65,
+    ArtifactIncomplete: 65,
+    ArtifactCorrupt: 65,
+    UnsupportedSchema: 65,
+    BadConfiguration: 78,
+    ArtifactMissing: 78,
+    ArtifactExists: 78,
+    RetryableFailure: 75,
+    ArtifactBusy: 75,
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"), CODES.items(), ids=lambda part: getattr(part, "__name__", str(part))
+)
+def test_an_error_is_one_line_and_a_code(
+    kind: type[HoneError], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise kind("what happened; what to do")
+
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    assert left.value.code == code
+    assert capsys.readouterr() == ("", "error: what happened; what to do\n")
+
+
+@pytest.mark.parametrize(("answer", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_what_main_answers_is_the_code(answer: int | None, code: int) -> None:
+    with pytest.raises(SystemExit) as left:
+        run(lambda: answer)
+    assert left.value.code == code
+
+
+def test_an_interrupt_leaves_as_a_shell_expects(capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    assert left.value.code == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    source = "from hone_contract.edge import run; run(lambda: 1 // 0)"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr

@@ -1,0 +1,58 @@
+"""What is said to vLLM."""
+
+import os
+from pathlib import Path
+
+import pytest
+from server_samples import make_settings
+
+from hone_contract.store import Store
+from hone_server.command import set_environment, vllm_arguments
+
+MODEL = Path("/store/models/faq/v1")
+
+
+def _value(arguments: list[str], option: str) -> str:
+    return arguments[arguments.index(option) + 1]
+
+
+def test_one_model_under_its_own_name_and_template(store: Store) -> None:
+    arguments = vllm_arguments(make_settings(store), "faq", MODEL, 8001, on_cpu=True)
+    assert _value(arguments, "--model") == str(MODEL)
+    assert _value(arguments, "--served-model-name") == "faq"
+    assert _value(arguments, "--chat-template") == str(MODEL / "chat_template.jinja")
+    assert _value(arguments, "--port") == "8001"
+    assert "--trust-remote-code" not in arguments
+
+
+def test_a_cpu_serves_eagerly_in_float32_with_a_bounded_cache(store: Store) -> None:
+    arguments = vllm_arguments(make_settings(store), "faq", MODEL, 1, on_cpu=True)
+    assert "--enforce-eager" in arguments
+    assert _value(arguments, "--dtype") == "float32"
+    assert _value(arguments, "--kv-cache-memory-bytes") == "1G"
+
+
+def test_a_gpu_decides_by_itself(store: Store) -> None:
+    arguments = vllm_arguments(make_settings(store), "faq", MODEL, 1, on_cpu=False)
+    assert "--enforce-eager" not in arguments
+    assert "--kv-cache-memory-bytes" not in arguments
+    assert _value(arguments, "--dtype") == "auto"
+
+
+def test_an_asked_for_dtype_is_kept_on_a_cpu(store: Store) -> None:
+    settings = make_settings(store, dtype="bfloat16")
+    assert _value(vllm_arguments(settings, "faq", MODEL, 1, on_cpu=True), "--dtype") == "bfloat16"
+
+
+def test_own_arguments_come_last_so_that_they_win(store: Store) -> None:
+    settings = make_settings(store, vllm_arguments=("--", "--max-model-len", "512"))
+    assert vllm_arguments(settings, "faq", MODEL, 1, on_cpu=True)[-2:] == ["--max-model-len", "512"]
+
+
+def test_nothing_is_fetched_or_reported_and_only_our_plugin_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VLLM_PLUGINS", "HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL"):
+        monkeypatch.setenv(name, "before")
+    set_environment()
+    assert os.environ["VLLM_PLUGINS"] == "hone"
+    assert os.environ["HF_HUB_OFFLINE"] == os.environ["VLLM_NO_USAGE_STATS"] == "1"
+    assert os.environ["VLLM_LOGGING_LEVEL"] == "before"

@@ -1,0 +1,76 @@
+"""What the gate lets through, and what it says of the rest."""
+
+import pytest
+from server_samples import make_probe
+
+from hone_contract.probes import Probe
+from hone_server.gate import TOLERANCES, Replay, Verdict, judge
+
+
+def _judge(served: list[float], dtype: str = "float32", **changes: object) -> Verdict:
+    return judge([make_probe(**changes)], [Replay([1, 2, 3], served)], dtype)
+
+
+def test_the_merged_model_passes_and_its_numbers_are_told() -> None:
+    verdict = _judge([-0.1001, -0.2])
+    assert verdict.passed
+    assert verdict.max_abs_delta == pytest.approx(0.0001)
+    assert verdict.mean_abs_delta == pytest.approx(0.00005)
+    assert verdict.mean_abs_delta_from_base == pytest.approx((4.8999 + 2.8) / 2)
+    assert verdict.tolerance == TOLERANCES["float32"]
+
+
+def test_the_base_is_recognised() -> None:
+    verdict = _judge([-5.0, -3.0])
+    assert not verdict.passed
+    assert verdict.reason == "the served model equals its base"
+
+
+def test_a_merge_that_changed_nothing_is_recognised() -> None:
+    verdict = _judge([-5.0, -3.0], merged=[-5.0, -3.0])
+    assert verdict.reason == "the served model equals its base"
+
+
+def test_a_model_nearer_to_the_base_than_to_the_merged_one_is_refused_in_any_dtype() -> None:
+    # A subtle fine-tune: in bfloat16 the distances to both are within the tolerance.
+    probe = {"base": [-1.00, -1.00], "merged": [-1.10, -1.10]}
+    assert _judge([-1.03, -1.03], "bfloat16", **probe).reason == "the served model equals its base"
+    assert _judge([-1.08, -1.08], "bfloat16", **probe).passed
+
+
+def test_another_model_is_refused_with_the_numbers() -> None:
+    verdict = _judge([-2.0, -0.2])
+    assert not verdict.passed
+    assert "not the merged model" in verdict.reason
+    assert "1.9000" in verdict.reason
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+def test_one_token_just_outside_the_tolerance_is_enough(dtype: str) -> None:
+    limit = TOLERANCES[dtype].max_delta
+    # Many right tokens around it, so that the mean does not decide.
+    probe = {"base": [-9.0] * 100, "merged": [-0.5] * 100, "continuation_token_ids": [4] * 100}
+    assert not _judge([-0.5 - limit * 1.01] + [-0.5] * 99, dtype, **probe).passed
+    assert _judge([-0.5 - limit * 0.99] + [-0.5] * 99, dtype, **probe).passed
+
+
+def test_a_small_drift_everywhere_is_refused_by_the_mean() -> None:
+    limit = TOLERANCES["float32"].mean_delta
+    assert not _judge([-0.1 - limit * 1.1, -0.2 - limit * 1.1]).passed
+
+
+def test_other_token_ids_are_refused_whatever_the_logprobs() -> None:
+    verdict = judge([make_probe()], [Replay([1, 2, 9], [-0.1, -0.2])], "float32")
+    assert not verdict.passed
+    assert "from token 2 on" in verdict.reason
+
+
+def test_a_prompt_that_goes_on_longer_is_refused() -> None:
+    assert "from token 3 on" in judge([make_probe()], [Replay([1, 2, 3, 4], [-0.1, -0.2])], "float32").reason
+
+
+@pytest.mark.parametrize("probes", [[], [make_probe(merged=None)]], ids=["no probe", "not merged"])
+def test_nothing_to_compare_with_is_no_pass(probes: list[Probe]) -> None:
+    verdict = judge(probes, [Replay([1, 2, 3], [-0.1, -0.2]) for _ in probes], "float32")
+    assert not verdict.passed
+    assert "merge again" in verdict.reason

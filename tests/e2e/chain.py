@@ -1,0 +1,77 @@
+"""Starts the real commands, and ends what it started."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from hone_contract.store import Store
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO = ROOT / "examples" / "hone-faq" / "demo.py"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demo as it was run just now."""
+
+    store: Store
+    results: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server process and where it listens."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def wait_until_ready(self) -> dict[str, object]:
+        while True:
+            assert self.process.poll() is None, self.log.read_text()[-2000:]
+            answer = httpx.get(f"{self.url}/ready")
+            if answer.status_code == 200:
+                ready: dict[str, object] = answer.json()
+                return ready
+            time.sleep(0.2)
+
+
+@contextmanager
+def hone_server(store: Path, log: Path, *arguments: str) -> Iterator[Running]:
+    """`hone-server` on a free port; terminated at the end unless it has left by itself."""
+    command = [sys.executable, "-m", "hone_server", "--store", str(store), "--port", "0", *arguments]
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    try:
+        yield Running(process, _address(process, log), log)
+    finally:
+        process.terminate()
+        process.wait(timeout=90)
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    while process.poll() is None:
+        for line in log.read_text().splitlines():
+            if '"event":"listening"' in line:
+                data = json.loads(line)["data"]
+                return f"http://{data['host']}:{data['port']}"
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
+
+
+def chat(url: str, *arguments: str, said: str | None = None) -> subprocess.CompletedProcess[str]:
+    """`hone-chat`, with `said` on its standard input."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("HONE_")}
+    command = [sys.executable, "-m", "hone_chat", "--base-url", f"{url}/v1", *arguments]
+    return subprocess.run(
+        command, input=said or "", capture_output=True, text=True, timeout=120, env=environment
+    )

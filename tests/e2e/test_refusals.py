@@ -1,0 +1,53 @@
+"""What a server must not serve."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from chain import Demo, hone_server
+
+from hone_contract.artifact import Artifact, draft, open_artifact, seal
+from hone_contract.store import Store
+
+pytestmark = pytest.mark.chain
+
+
+def _published_copy(demo: Demo, root: Path) -> Artifact:
+    name, version = demo.results["model"].split("/")
+    store = Store(root)
+    shutil.copytree(demo.store.model(name, version), store.model(name, version))
+    store.point_live(name, version)
+    return open_artifact(store.model(name, version), "model")
+
+
+def test_one_changed_byte_of_the_weights_is_refused_by_the_files_name(demo: Demo, tmp_path: Path) -> None:
+    model = _published_copy(demo, tmp_path / "store")
+    weights = model.path / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte[0] ^ 1]))
+    with hone_server(tmp_path / "store", tmp_path / "log") as running:
+        assert running.process.wait(timeout=60) == 65
+    log = running.log.read_text()
+    assert f"{weights} has changed since it was sealed" in log
+    assert "Traceback" not in log
+
+
+def test_the_base_in_the_merged_models_clothes_is_refused(demo: Demo, tmp_path: Path) -> None:
+    """Sealed anew, so that only the gate can tell."""
+    model = _published_copy(demo, tmp_path / "store")
+    base = demo.store.base(model.manifest.lineage["base"].id)
+    with draft(model.path.with_name("v-base"), "disguise") as partial:
+        for path in model.path.iterdir():
+            shutil.copyfile(path, partial / path.name)
+        shutil.copyfile(base / "model.safetensors", partial / "model.safetensors")
+        seal(partial, "model", "hone-faq/v-base", lineage=model.manifest.lineage)
+    Store(tmp_path / "store").point_live("hone-faq", "v-base")
+    with hone_server(tmp_path / "store", tmp_path / "log") as running:
+        assert running.process.wait(timeout=300) == 65
+    log = running.log.read_text()
+    assert "the served model equals its base" in log
+    assert "nothing is served" in log
+    assert "Traceback" not in log
