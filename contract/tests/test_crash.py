@@ -111,12 +111,12 @@ def _nothing(_root: Path) -> None:
 
 def _leftover(root: Path) -> None:
     """A writer of the same plan was killed just before the rename, and left a file of its own."""
-    _write(_target(root), keep=False)
+    sealed = _write(_target(root), keep=False).path.rename(root / "sealed")
     with draft(_target(root), PLAN) as unsealed:
         (unsealed / "surplus").write_bytes(b"x")
-        for path in _target(root).iterdir():
+        for path in sealed.iterdir():
             path.rename(unsealed / path.name)
-    _target(root).rmdir()
+    sealed.rmdir()
 
 
 def _check_whole(path: Path, surplus: set[str]) -> None:

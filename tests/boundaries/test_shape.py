@@ -13,7 +13,7 @@ PACKAGES = [
     "services/server/src",
     "services/chat-cli/src",
 ]
-# These two fetch a base only when the store lacks it, with libraries that take seconds to import.
+# It fetches a base only when the store lacks it, with libraries that take seconds to import.
 DEFERRED = {"services/trainer/src/hone_trainer/base.py"}
 
 

@@ -3,13 +3,12 @@
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 from chain import Demo, hone_server
 
 from hone_contract.artifact import Artifact, draft, open_artifact, seal
 from hone_contract.store import Store
-
-pytestmark = pytest.mark.chain
 
 
 def _published_copy(demo: Demo, root: Path) -> Artifact:
@@ -20,6 +19,7 @@ def _published_copy(demo: Demo, root: Path) -> Artifact:
     return open_artifact(store.model(name, version), "model")
 
 
+@pytest.mark.chain
 def test_one_changed_byte_of_the_weights_is_refused_by_the_files_name(demo: Demo, tmp_path: Path) -> None:
     model = _published_copy(demo, tmp_path / "store")
     weights = model.path / "model.safetensors"
@@ -35,6 +35,7 @@ def test_one_changed_byte_of_the_weights_is_refused_by_the_files_name(demo: Demo
     assert "Traceback" not in log
 
 
+@pytest.mark.chain
 def test_the_base_in_the_merged_models_clothes_is_refused(demo: Demo, tmp_path: Path) -> None:
     """Sealed anew, so that only the gate can tell."""
     model = _published_copy(demo, tmp_path / "store")
@@ -51,3 +52,16 @@ def test_the_base_in_the_merged_models_clothes_is_refused(demo: Demo, tmp_path: 
     assert "the served model equals its base" in log
     assert "nothing is served" in log
     assert "Traceback" not in log
+
+
+@pytest.mark.full
+def test_a_dead_engine_is_a_failure_to_retry(demo: Demo, tmp_path: Path) -> None:
+    with hone_server(demo.store.root, tmp_path / "log") as running:
+        running.wait_until_ready()
+        children = psutil.Process(running.process.pid).children(recursive=True)
+        engine = next(
+            child for child in children if "EngineCore" in " ".join([child.name(), *child.cmdline()])
+        )
+        engine.kill()
+        assert running.process.wait(timeout=60) == 75
+    assert "the engine died" in running.log.read_text()

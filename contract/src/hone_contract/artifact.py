@@ -60,10 +60,12 @@ def draft(target: Path, plan: object, *, keep: bool = False) -> Iterator[Path]:
 
     `plan` is a JSON value that says what is being made: another plan gets another folder.
     With `keep`, what a killed writer of the same plan left is still in it.
-    Raises ArtifactBusy when another process is writing `target`.
+    Raises ArtifactBusy when another process is writing `target`, ArtifactExists when it is written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     with _lock(target):
+        if target.exists():
+            raise _taken(target)
         partial = target.with_name(f"{target.name}{PARTIAL}{digest_of(plan)[:12]}")
         if not keep and partial.exists():
             shutil.rmtree(partial)
@@ -105,9 +107,13 @@ def seal(
     try:
         partial.rename(target)
     except OSError as error:
-        raise ArtifactExists(f"{target} is there already; remove it or choose another name") from error
+        raise _taken(target) from error
     _flush(target.parent)
     return Artifact(target, manifest)
+
+
+def _taken(target: Path) -> ArtifactExists:
+    return ArtifactExists(f"{target} is there already; remove it or choose another name")
 
 
 def open_artifact(path: Path, kind: Kind, *, digests: bool = False) -> Artifact:

@@ -55,7 +55,7 @@ class Manifest(Shape):
     files: list[FileEntry]
     """Sorted by path; everything in the folder but the manifest itself."""
     lineage: dict[str, Source] = {}
-    """What it was made from, by role: base, dataset, spec, adapter, source."""
+    """What it was made from, by role: base, dataset, spec, adapter; from outside: source, train, eval."""
     tools: dict[str, str] = {}
     """Versions of the libraries that made it."""
     metrics: dict[str, FiniteFloat] = {}

@@ -11,6 +11,7 @@ from hone_contract.manifest import Source
 from hone_contract.probes import Probes, write_probes
 from hone_contract.store import Store
 from hone_server.current import Serving, set_current
+from hone_server.gate import Verdict
 
 
 @pytest.fixture
@@ -37,5 +38,6 @@ def serving(store: Store, published: Artifact) -> Iterator[Serving]:
     """The process's current server, with two keys."""
     settings = make_settings(store, keys=("first-key", "second-key"))
     serving = Serving(settings, "faq", published, lobby=None, reporter=None)  # type: ignore[arg-type]
+    serving.verdict = Verdict(True, "proven", "float32", 1)
     set_current(serving)
     yield serving

@@ -88,6 +88,8 @@ def test_a_key_that_cannot_be_read(store: Store) -> None:
         ("--model", "../up"),
         ("--", "--trust-remote-code"),
         ("--", "--api_key=x"),
+        ("--", "--trust-rem"),
+        ("--", "--config", "x.yaml"),
     ],
 )
 def test_bad_options(store: Store, arguments: tuple[str, ...]) -> None:

@@ -5,13 +5,16 @@ from typing import Any
 
 import httpx
 import pytest
+from server_samples import make_probe
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from hone_server.current import Serving
 from hone_server.edge import Edge
+from hone_server.gate import Replay
+from hone_server.replay import replay
 
 KEY = {"Authorization": "Bearer second-key"}
 
@@ -33,6 +36,27 @@ async def _send(method: str, path: str, **arguments: Any) -> httpx.Response:
 
 def send(method: str, path: str, **arguments: Any) -> httpx.Response:
     return asyncio.run(_send(method, path, **arguments))
+
+
+class _Model(Starlette):
+    """Answers the gate's two requests as vLLM does."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            routes=[
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/v1/completions", self._score, methods=["POST"]),
+            ]
+        )
+
+    async def _chat(self, request: Request) -> JSONResponse:
+        assert (await request.json())["return_token_ids"] is True
+        return JSONResponse({"prompt_token_ids": [1, 2, 3]})
+
+    async def _score(self, request: Request) -> JSONResponse:
+        ids = (await request.json())["prompt"]
+        logprobs = [None, *({str(token): {"logprob": -0.1 * (i - 1)}} for i, token in enumerate(ids[1:], 0))]
+        return JSONResponse({"choices": [{"prompt_logprobs": logprobs}]})
 
 
 pytestmark = pytest.mark.usefixtures("serving")
@@ -94,6 +118,24 @@ def test_probes_of_an_orchestrator_need_no_key(path: str) -> None:
 def test_no_key_is_needed_where_none_is_set(serving: Serving) -> None:
     object.__setattr__(serving.settings, "keys", ())
     assert send("GET", "/v1/models").status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/ready"), ("POST", "/v1/completions")])
+def test_without_a_verdict_nothing_is_served(serving: Serving, method: str, path: str) -> None:
+    serving.verdict = None
+    answer = send(method, path, headers=KEY)
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "not_ready"
+
+
+def test_the_gate_itself_comes_in_before_there_is_a_verdict(serving: Serving) -> None:
+    serving.verdict = None
+    replays = asyncio.run(replay(Edge(_Model()), "faq", [make_probe()]))
+    assert replays == [Replay([1, 2, 3], [-0.1, -0.2])]
+
+
+def test_a_key_without_its_scheme_is_wrong() -> None:
+    assert send("GET", "/v1/models", headers={"Authorization": "second-key"}).status_code == 401
 
 
 def test_a_huge_body_is_refused_before_it_is_read() -> None:

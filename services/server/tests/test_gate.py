@@ -1,10 +1,13 @@
 """What the gate lets through, and what it says of the rest."""
 
+from pathlib import Path
+
 import pytest
 from server_samples import make_probe
 
-from hone_contract.probes import Probe
-from hone_server.gate import TOLERANCES, Replay, Verdict, judge
+from hone_contract.model_files import sha256_of
+from hone_contract.probes import Probe, Probes
+from hone_server.gate import TOLERANCES, Replay, Verdict, judge, other_files
 
 
 def _judge(served: list[float], dtype: str = "float32", **changes: object) -> Verdict:
@@ -29,6 +32,27 @@ def test_the_base_is_recognised() -> None:
 def test_a_merge_that_changed_nothing_is_recognised() -> None:
     verdict = _judge([-5.0, -3.0], merged=[-5.0, -3.0])
     assert verdict.reason == "the served model equals its base"
+
+
+def test_a_merge_that_changed_nothing_but_noise_is_recognised() -> None:
+    verdict = _judge([-5.0, -3.0], merged=[-5.0, -3.00001])
+    assert verdict.reason == "the served model equals its base"
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCES))
+def test_what_is_no_number_is_refused(dtype: str) -> None:
+    assert not _judge([float("nan"), -0.2], dtype).passed
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])
+def test_another_tokenizer_or_template_is_named(tmp_path: Path, name: str) -> None:
+    for file in ("tokenizer.json", "chat_template.jinja"):
+        (tmp_path / file).write_text("as trained")
+    digest = sha256_of(tmp_path, name)
+    probes = Probes(tokenizer_sha256=digest, chat_template_sha256=digest, probes=[make_probe()])
+    assert other_files(probes, tmp_path) is None
+    (tmp_path / name).write_text("another")
+    assert name in (other_files(probes, tmp_path) or "")
 
 
 def test_a_model_nearer_to_the_base_than_to_the_merged_one_is_refused_in_any_dtype() -> None:

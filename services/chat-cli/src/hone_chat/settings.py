@@ -91,7 +91,8 @@ def _bad_address(url: str) -> BadConfiguration:
 
 
 def _find_key(environment: Mapping[str, str]) -> Key | None:
-    value = environment.get("HONE_API_KEY", "").strip()
+    # A server's HONE_API_KEY may hold several keys, separated by commas; any of them will do.
+    value = environment.get("HONE_API_KEY", "").partition(",")[0].strip()
     source = "HONE_API_KEY"
     path = environment.get("HONE_API_KEY_FILE")
     if not value and path:

@@ -25,6 +25,8 @@ class Serving:
     reporter: Reporter
     verdict: Verdict | None = None
     engine: Any = None
+    stopping: bool = False
+    """Told to stop by a signal: `/ready` says so, and vLLM drains."""
 
 
 _current: list[Serving] = []

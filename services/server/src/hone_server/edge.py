@@ -24,6 +24,9 @@ _ROUTES = {
 _OPEN = ("/health", "/ready")
 _MAX_BODY = 16 * 2**20
 
+GATE = "hone.gate"
+"""Key in the ASGI scope of the gate's own requests. A client cannot set it: it is no header."""
+
 
 class Edge:
     """Refuses what it does not know, and whoever does not know a key; passes on the rest."""
@@ -49,6 +52,11 @@ def _refusal(scope: Any) -> tuple[int, dict[str, object]] | None:
     if not known:
         return 404, openai_error(f"Unknown route: {method} {path}", "invalid_request_error", "unknown_url")
     headers = dict(scope["headers"])
+    if GATE in scope:
+        return None
+    if current().verdict is None:
+        # vLLM logs a plugin that it cannot load and goes on: without the gate nothing is served.
+        return 503, openai_error("not ready: the model is not proven", "server_error", "not_ready")
     if path not in _OPEN and not _has_key(headers.get(b"authorization", b"")):
         return 401, openai_error("Incorrect API key provided", "invalid_request_error", "invalid_api_key")
     if int(headers.get(b"content-length", b"0")) > _MAX_BODY:
@@ -61,8 +69,7 @@ def _refusal(scope: Any) -> tuple[int, dict[str, object]] | None:
 def _has_key(authorization: bytes) -> bool:
     """Compares with every key, in a time that tells nothing of how much of one was right."""
     keys = current().settings.keys
-    given = authorization.removeprefix(b"Bearer ")
-    matches = [hmac.compare_digest(given, key.encode()) for key in keys]
+    matches = [hmac.compare_digest(authorization, b"Bearer " + key.encode()) for key in keys]
     return not keys or any(matches)
 
 

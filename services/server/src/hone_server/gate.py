@@ -8,8 +8,10 @@ base than from the merged model.
 
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
+from pathlib import Path
 
-from hone_contract.probes import Logprobs, Probe
+from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER, sha256_of
+from hone_contract.probes import Logprobs, Probe, Probes
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ TOLERANCES = {
     "float16": Tolerance(max_delta=0.2, mean_delta=0.05),
     "bfloat16": Tolerance(max_delta=1.0, mean_delta=0.15),
 }
+# Below this, merged model and base differ by no more than two computations of the same model do.
+_SAME_MODEL = 1e-4
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,13 @@ class Verdict:
         return asdict(self)
 
 
+def other_files(probes: Probes, model: Path) -> str | None:
+    """Why the model's tokenizer or chat template is not the one that the probes were made with."""
+    recorded = {TOKENIZER: probes.tokenizer_sha256, CHAT_TEMPLATE: probes.chat_template_sha256}
+    changed = [name for name, digest in recorded.items() if sha256_of(model, name) != digest]
+    return f"its {changed[0]} is not the one that it was trained with" if changed else None
+
+
 def judge(probes: list[Probe], replays: list[Replay], dtype: str) -> Verdict:
     """Compare what was served with what was recorded, probe by probe."""
     if not probes or any(probe.merged is None for probe in probes):
@@ -67,7 +78,10 @@ def judge(probes: list[Probe], replays: list[Replay], dtype: str) -> Verdict:
     tolerance = TOLERANCES[dtype]
     deltas, deltas_from_base = _deltas(served, merged), _deltas(served, base)
     mean, mean_from_base = _mean(deltas), _mean(deltas_from_base)
-    reason = _refusal(max(deltas), mean, mean_from_base, tolerance)
+    if _mean(_deltas(merged, base)) < _SAME_MODEL:
+        reason: str | None = "the served model equals its base"
+    else:
+        reason = _refusal(max(deltas), mean, mean_from_base, tolerance)
     return Verdict(
         passed=reason is None,
         reason=reason or "the served model is the merged model",
@@ -82,9 +96,10 @@ def judge(probes: list[Probe], replays: list[Replay], dtype: str) -> Verdict:
 
 def _refusal(max_delta: float, mean: float, mean_from_base: float, tolerance: Tolerance) -> str | None:
     # First, since a model that equals its base is also far from the merged one.
-    if mean_from_base <= mean or mean_from_base == 0:
+    if mean_from_base <= mean:
         return "the served model equals its base"
-    if max_delta > tolerance.max_delta or mean > tolerance.mean_delta:
+    # Turned round, so that a value that is no number is refused.
+    if not (max_delta <= tolerance.max_delta and mean <= tolerance.mean_delta):
         return (
             f"the served model is not the merged model: logprobs differ by up to {max_delta:.4f}, "
             f"{mean:.4f} on average (allowed: {tolerance.max_delta}, {tolerance.mean_delta})"

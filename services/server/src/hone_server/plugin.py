@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse
 from hone_contract.errors import BadInput
 from hone_contract.probes import read_probes
 from hone_server.current import Serving, current
-from hone_server.gate import judge
+from hone_server.gate import Verdict, judge, other_files
 from hone_server.lobby import openai_error
 from hone_server.replay import replay
 
@@ -41,10 +41,7 @@ class Plugin:
 async def _pass_gate(serving: Serving, app: Any) -> None:
     """Raises BadInput when the served model is not the merged one and the gate is enforced."""
     serving.lobby.reason = "the gate is comparing the served model with the trained one"
-    probes = read_probes(serving.model.path).probes
-    key = next(iter(serving.settings.keys), None)
-    dtype = str(serving.engine.model_config.dtype).removeprefix("torch.")
-    verdict = judge(probes, await replay(app, serving.name, key, probes), dtype)
+    verdict = await _compare(serving, app)
     serving.verdict = verdict
     tell = serving.reporter.tell
     if verdict.passed:
@@ -60,6 +57,14 @@ async def _pass_gate(serving: Serving, app: Any) -> None:
         raise BadInput(f"{serving.model.path}: {verdict.reason}; nothing is served")
 
 
+async def _compare(serving: Serving, app: Any) -> Verdict:
+    recorded = read_probes(serving.model.path)
+    dtype = str(serving.engine.model_config.dtype).removeprefix("torch.")
+    if changed := other_files(recorded, serving.model.path):
+        return Verdict(False, changed, dtype, len(recorded.probes))
+    return judge(recorded.probes, await replay(app, serving.name, recorded.probes), dtype)
+
+
 def _json() -> Any:
     verdict = current().verdict
     return verdict.to_json() if verdict else None
@@ -67,8 +72,11 @@ def _json() -> Any:
 
 async def ready() -> JSONResponse:
     """200 with the gate's verdict. Before there is one, the lobby answers here with 503."""
+    serving = current()
+    if serving.stopping:
+        return JSONResponse({"ready": False, "reason": "the server is stopping"}, 503)
     return JSONResponse(
-        {"ready": True, "model": current().name, "version": current().model.path.name, "gate": _json()}
+        {"ready": True, "model": serving.name, "version": serving.model.path.name, "gate": _json()}
     )
 
 

@@ -19,7 +19,7 @@ def wait_for_model(settings: Settings, tell: Callable[[str], None]) -> tuple[str
     deadline = time.monotonic() + settings.wait_seconds
     wanted = settings.model or "a model"
     while (found := _published(settings)) is None:
-        tell(f"waiting for {wanted} to be published in {settings.store.root}")
+        tell(f"waiting for {wanted} to be published")
         if time.monotonic() >= deadline:
             raise RetryableFailure(
                 f"{settings.store.root}: {wanted} was not published within {settings.wait_seconds:g} s; "

@@ -7,16 +7,18 @@ import httpx
 
 from hone_contract.errors import HoneError
 from hone_contract.probes import Probe
+from hone_server.edge import GATE
 from hone_server.gate import Replay
 
 
-async def replay(app: Any, model: str, key: str | None, probes: list[Probe]) -> list[Replay]:
+async def replay(app: Any, model: str, probes: list[Probe]) -> list[Replay]:
     """One Replay a probe. `app` is called in this process, so no port needs to be open yet."""
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://localhost", headers=headers, timeout=None
-    ) as client:
+
+    async def as_gate(scope: Any, receive: Any, send: Any) -> None:
+        await app({**scope, GATE: True}, receive, send)
+
+    transport = httpx.ASGITransport(app=as_gate)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as client:
         return list(await asyncio.gather(*(_replay(client, model, probe) for probe in probes)))
 
 

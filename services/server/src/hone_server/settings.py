@@ -16,7 +16,7 @@ GateMode = Literal["enforce", "warn"]
 # What hone-server says to vLLM itself, or must never be said.
 _RESERVED = (
     "--model", "--served-model-name", "--tokenizer", "--chat-template", "--middleware", "--host", "--port",
-    "--dtype", "--api-key", "--trust-remote-code", "--trust-request-chat-template",
+    "--dtype", "--api-key", "--trust-remote-code", "--trust-request-chat-template", "--config",
 )  # fmt: skip
 
 
@@ -103,7 +103,8 @@ def _parser() -> Parser:
 
 def _keys() -> tuple[str, ...]:
     text = os.environ.get("HONE_API_KEY", "")
-    if file := os.environ.get("HONE_API_KEY_FILE"):
+    file = os.environ.get("HONE_API_KEY_FILE")
+    if file and not text:
         try:
             text = Path(file).read_text(encoding="utf-8")
         except OSError as error:
@@ -124,7 +125,9 @@ def _check(settings: Settings) -> None:
     if settings.model is not None:
         settings.store.live(settings.model)
     for argument in settings.vllm_arguments:
-        if argument.partition("=")[0].replace("_", "-") in _RESERVED:
+        option = argument.partition("=")[0].replace("_", "-")
+        # vLLM takes abbreviations too.
+        if len(option) > 2 and any(reserved.startswith(option) for reserved in _RESERVED):
             raise BadConfiguration(f"{argument} cannot be passed to vLLM: hone-server decides it")
 
 

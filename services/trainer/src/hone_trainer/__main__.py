@@ -1,6 +1,7 @@
 """`hone-trainer`: everything is parsed and validated before torch is imported."""
 
 import argparse
+import os
 from pathlib import Path
 
 from hone_contract.artifact import open_artifact
@@ -86,6 +87,8 @@ def _prepare(options: argparse.Namespace, store: Store) -> None:
 
 
 def _train(options: argparse.Namespace, store: Store) -> None:
+    # TRL tells its makers of every run; whoever wants that sets the variable to 0.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from hone_trainer.plan import make_plan
 
     plan = make_plan(options.spec, options.data, store)

@@ -46,13 +46,18 @@ def locate(location: str, revision: str | None, name: str | None = None) -> Base
     """
     if location.startswith("demo:"):
         return _demo(location, name)
-    if location.startswith((".", "/", "~")):
+    if is_folder(location):
         return _folder(location, name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", location):
         raise BadConfiguration(
             f"model.name: {location!r} is no base: use {DEMO}, a folder (./…) or a Hub id (owner/name)"
         )
     return _hub(location, revision, name)
+
+
+def is_folder(location: str) -> bool:
+    """Whether a base's location is a path, as against a Hub id or a demo model."""
+    return location.startswith((".", "/", "~"))
 
 
 def import_base(source: BaseSource, store: Store) -> Artifact:
@@ -62,7 +67,7 @@ def import_base(source: BaseSource, store: Store) -> Artifact:
     """
     target = store.base(source.name)
     if target.exists():
-        base = open_artifact(target, "base")
+        base = open_artifact(target, "base", digests=True)
         if source.made(base.manifest.lineage["source"]):
             return base
         origin = base.manifest.lineage["source"].id

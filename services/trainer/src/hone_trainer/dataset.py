@@ -44,7 +44,7 @@ def prepare(data: DataSpec, folder: Path, store: Store) -> Artifact:
     }
     target = store.dataset(f"{_slug(train_file)}-{digest_of(plan)[:10]}")
     if target.exists():
-        return open_artifact(target, "dataset")
+        return open_artifact(target, "dataset", digests=True)
     with draft(target, plan) as partial:
         _write(partial, split)
         return seal(partial, "dataset", target.name, lineage=lineage)

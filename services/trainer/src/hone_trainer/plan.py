@@ -71,4 +71,5 @@ def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
 
 
 def _spec_digest(spec: RunSpec) -> str:
-    return digest_of(spec.model_dump(mode="json", exclude={"data"}))
+    # Without defaults, so that a field added to the spec does not give every old run another id.
+    return digest_of(spec.model_dump(mode="json", exclude={"data"}, exclude_defaults=True))

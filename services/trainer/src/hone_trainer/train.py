@@ -22,6 +22,7 @@ from hone_contract.probes import write_probes
 from hone_contract.run_spec import RunSpec, TrainingSpec
 from hone_contract.spec_file import dump_run_spec
 from hone_contract.store import Store
+from hone_trainer.base import is_folder
 from hone_trainer.conversation import Sequence, to_sequence
 from hone_trainer.diary import Diary
 from hone_trainer.messages import Record, load_prepared
@@ -196,9 +197,10 @@ def _evaluate(model: Any, sequences: list[Sequence]) -> float | None:
 
 
 def _write_adapter(model: PeftModel, plan: Plan, partial: Path) -> None:
+    name = plan.spec.model.name
     for config in model.peft_config.values():
         # A path of this machine would mean nothing where the adapter is used.
-        config.base_model_name_or_path = plan.spec.model.name
+        config.base_model_name_or_path = plan.base.manifest.id if is_folder(name) else name
         # A set is written in another order by every process; the same run makes the same bytes.
         config.target_modules = sorted(config.target_modules)
     # LoRA never changes the base's own embeddings; PEFT would ask the Hub whether they grew.
