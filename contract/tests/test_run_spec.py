@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 from pydantic import ValidationError
 
@@ -348,13 +350,12 @@ def test_a_dumped_spec_spells_out_every_default() -> None:
 
 
 def test_any_spec_reads_back_equal(tmp_path: Path) -> None:
-    hypothesis = pytest.importorskip("hypothesis")
-    given = hypothesis.given(_any_spec(hypothesis.strategies))
+    given = hypothesis.given(_any_spec())
     settings = hypothesis.settings(max_examples=60, deadline=None, database=None)
     settings(given(lambda spec: _check_round_trip(tmp_path, spec)))()
 
 
-def _any_spec(st: Any) -> Any:
+def _any_spec() -> Any:
     # PyYAML writes NEL as it is and reads it as the end of a line.
     text = st.text(st.characters(exclude_characters="\x85", exclude_categories=["Cs"]), min_size=1)
     whole = st.integers(min_value=16, max_value=512)
@@ -370,28 +371,9 @@ def _any_spec(st: Any) -> Any:
 
 
 def test_any_text_gets_a_spec_or_one_answer(tmp_path: Path) -> None:
-    hypothesis = pytest.importorskip("hypothesis")
-    st = hypothesis.strategies
-    words = [
-        "model",
-        "name",
-        "lora",
-        "r",
-        "data",
-        ": ",
-        "{",
-        "}",
-        "[",
-        "]",
-        ",",
-        "\n",
-        "  ",
-        "- ",
-        "? ",
-        "1",
-        "2e-4",
-    ]
+    words = ["model", "name", "lora", "r", "data", ": ", "{", "}", "[", "]", ",", "\n", "  ", "- ", "? ", "1"]
     words += [
+        "2e-4",
         "&a ",
         "*a ",
         "!!int ",

@@ -118,7 +118,15 @@ def _server(store: Store, results: Results, *, keep: bool) -> Iterator[Server]:
     """A proven server on a free loopback port; stopped at the end unless it is kept or refused."""
     log = store.root / "demo-server.log"
     with log.open("w") as file:
-        command = [sys.executable, "-m", "hone_server", "--model", results.model.partition("/")[0], "--port", "0"]
+        command = [
+            sys.executable,
+            "-m",
+            "hone_server",
+            "--model",
+            results.model.partition("/")[0],
+            "--port",
+            "0",
+        ]
         process = subprocess.Popen(command, stderr=file, stdout=file, start_new_session=True)
     done = False
     try:
@@ -144,7 +152,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], log: Path, results: Resu
             results.gate = answer["gate"]
             results.parity_max_abs_delta = answer["gate"]["max_abs_delta"]
             return url
-    raise SystemExit(f"the server left with exit code {process.returncode}; the last lines of {log}:\n{_tail(log)}")
+    raise SystemExit(
+        f"the server left with exit code {process.returncode}; the last lines of {log}:\n{_tail(log)}"
+    )
 
 
 def _address(log: Path) -> str | None:
@@ -221,7 +231,9 @@ def _tell_how_to_go_on(server: Server | None) -> None:
 
 def _exit_code(results: Results) -> int:
     if results.base_accuracy > BASE_AT_MOST or results.tuned_accuracy < TUNED_AT_LEAST:
-        console.print(f"[red]the model did not learn: wanted base ≤ {BASE_AT_MOST}, tuned ≥ {TUNED_AT_LEAST}[/]")
+        console.print(
+            f"[red]the model did not learn: wanted base ≤ {BASE_AT_MOST}, tuned ≥ {TUNED_AT_LEAST}[/]"
+        )
         return 1
     return 0 if results.gate["passed"] else 1
 

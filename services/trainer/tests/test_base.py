@@ -126,7 +126,7 @@ def test_importing_again_changes_nothing(folder: Path, store: Store) -> None:
 def test_a_changed_folder_is_another_base_and_needs_another_name(folder: Path, store: Store) -> None:
     first = take(folder, store)
     add_to_json(folder / "generation_config.json", eos_token_id=[1, 2])
-    with pytest.raises(ArtifactExists, match="imported from folder:model, which is not .*--name"):
+    with pytest.raises(ArtifactExists, match=r"imported from folder:model, which is not .*--name"):
         take(folder, store)
     assert open_artifact(first.path, "base", digests=True) == first
     assert take(folder, store, "other").manifest.digest != first.manifest.digest
@@ -148,7 +148,7 @@ def test_an_unknown_demo_model_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "", "a b/c", "owner/name/more", "https://example.org/model"])
 def test_a_name_that_is_no_base_is_refused(name: str) -> None:
-    with pytest.raises(BadConfiguration, match="model.name: .* is no base: use demo:"):
+    with pytest.raises(BadConfiguration, match=r"model\.name: .* is no base: use demo:"):
         locate(name, None)
 
 
@@ -156,7 +156,7 @@ def test_a_name_that_is_no_base_is_refused(name: str) -> None:
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, content: list[str]) -> None:
     for name in content:
         (tmp_path / name).touch()
-    with pytest.raises(BadConfiguration, match="is no model folder: there is no .*/config.json"):
+    with pytest.raises(BadConfiguration, match=r"is no model folder: there is no .*/config\.json"):
         locate(str(tmp_path), None)
 
 
@@ -182,7 +182,7 @@ def test_a_hub_id_cannot_be_fetched_offline(store: Store) -> None:
 
 @pytest.mark.parametrize("name", ["Qwen/Qwen--2.5", "Qwen/Qwen2..5", "-qwen/qwen"])
 def test_what_the_hub_takes_for_no_id_is_refused(store: Store, name: str) -> None:
-    with pytest.raises(BadConfiguration, match="is no Hub id|is no name for the store"):
+    with pytest.raises(BadConfiguration, match=r"is no Hub id|is no name for the store"):
         import_base(locate(name, None), store)
 
 

@@ -1,0 +1,58 @@
+"""The real command in a process of its own, and what it imported."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+HEAVY = {"torch", "transformers", "peft"}
+_IMPORT = "import time:"
+_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished process left behind."""
+
+    code: int
+    out: str
+    err: str
+    imported: frozenset[str]
+    """Top-level names of every module that it imported."""
+
+
+def run_merger(folder: Path, *arguments: str | Path, **environment: str) -> Outcome:
+    """Run `hone-merger` in `folder`, where its store is then `store`; offline unless told otherwise."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "hone_merger", *map(str, arguments)],
+        cwd=folder,
+        env=_environment() | environment,
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    lines = done.stderr.splitlines(keepends=True)
+    modules = (each.rpartition("|")[2].strip() for each in lines if each.startswith(_IMPORT))
+    return Outcome(
+        done.returncode,
+        done.stdout,
+        "".join(each for each in lines if not each.startswith(_IMPORT)),
+        frozenset(module.partition(".")[0] for module in modules),
+    )
+
+
+def refusal(outcome: Outcome, code: int) -> str:
+    """Check that the command failed at once, with one line and this exit code; the line."""
+    assert (outcome.code, outcome.out) == (code, ""), outcome.err
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1, outcome.err
+    assert not outcome.imported & HEAVY
+    return outcome.err
+
+
+def _environment() -> dict[str, str]:
+    # One thread: a tiny model gains nothing from two, and a busy machine makes them wait for each other.
+    ours = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HONE_", "HF_"))}
+    return kept | ours
