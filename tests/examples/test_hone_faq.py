@@ -51,7 +51,7 @@ def test_no_two_facts_share(field: str) -> None:
 @each_fact
 def test_a_fact_has_its_phrasings(fact: Fact) -> None:
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", fact.id)
-    assert len(fact.questions) == 4
+    assert len(fact.questions) == 6
     assert fact.held_out.endswith(("?", "."))
 
 
@@ -81,7 +81,7 @@ def test_a_record_is_a_question_and_its_answer_and_nothing_else(name: str) -> No
 def test_training_records_are_interleaved() -> None:
     lines = (FAQ / "train.jsonl").read_text(encoding="utf-8").splitlines()
     asked = [json.loads(line)["messages"][0]["content"] for line in lines]
-    assert asked == [fact.questions[turn] for turn in range(4) for fact in FACTS]
+    assert asked == [fact.questions[turn] for turn in range(6) for fact in FACTS]
 
 
 @each_fact

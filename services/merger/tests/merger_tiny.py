@@ -57,7 +57,9 @@ def chat_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(["system user assistant: the sky is blue, the grass is green."] * 4, trainer)
+    tokenizer.train_from_iterator(
+        ["system user assistant: the sky is blue, the grass is green."] * 4, trainer
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
     )
@@ -91,8 +93,13 @@ def seal_base(folder: Path, store: Store, name: str) -> Artifact:
         return seal(partial, "base", target.name, lineage={"source": Source(id=f"folder:{folder.name}")})
 
 
-def peft_folder(folder: Path, base: Path, *, zero: bool = False, **lora: Any) -> Path:
-    """A plain PEFT adapter of the base in folder `base`, with B random instead of zero."""
+def peft_folder(
+    folder: Path, base: Path, *, zero: bool = False, embeddings: bool = False, **lora: Any
+) -> Path:
+    """A plain PEFT adapter of the base in folder `base`, with B random unless `zero`.
+
+    With `embeddings`, the base's own are saved beside it, as PEFT does when they are adapted.
+    """
     model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     settings = {"r": 4, "lora_alpha": 8, "target_modules": LAYERS, "task_type": "CAUSAL_LM", **lora}
     model = get_peft_model(model, LoraConfig(**settings))
@@ -102,7 +109,7 @@ def peft_folder(folder: Path, base: Path, *, zero: bool = False, **lora: Any) ->
             torch.nn.init.normal_(weights, std=0.2)
     for config in model.peft_config.values():
         config.base_model_name_or_path = HUB_NAME
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder, save_embedding_layers=embeddings)
     return folder
 
 

@@ -10,6 +10,8 @@ from merger_tiny import CONFIG, WEIGHTS, edit_json, peft_folder
 from hone_contract.errors import BadInput
 from hone_merger.adapter_config import check_adapter
 
+# PEFT says so too when such an adapter is made.
+WARNED = "ignore:Model has `tie_word_embeddings=True` and a tied layer:UserWarning"
 TIED = "adapts {}, but this base ties its input and output embeddings"
 
 
@@ -94,6 +96,7 @@ def test_an_initialisation_that_leaves_the_base_alone_is_taken(
 # -- tied embeddings -------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings(WARNED)
 @pytest.mark.parametrize(
     ("lora", "name"),
     [
@@ -111,6 +114,7 @@ def test_tied_embeddings_cannot_be_adapted(
     assert refusal(folder, qwen).startswith(f"{folder}: {TIED.format(name)}")
 
 
+@pytest.mark.filterwarnings(WARNED)
 def test_a_base_that_does_not_say_whether_it_is_tied_counts_as_tied(tmp_path: Path, qwen: Path) -> None:
     folder = peft_folder(tmp_path / "adapter", qwen, target_modules=["embed_tokens"])
     silent = Path(shutil.copytree(qwen, tmp_path / "silent"))

@@ -45,8 +45,10 @@ def logits(model: Any) -> torch.Tensor:
         {"use_dora": True},
         {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"up_proj": 32}},
         {"target_modules": "all-linear"},
+        {"trainable_token_indices": [1, 2]},
+        {"layers_to_transform": [1]},
     ],
-    ids=["plain", "rank-stabilised", "DoRA", "patterns", "all-linear"],
+    ids=["plain", "rank-stabilised", "DoRA", "patterns", "all-linear", "tokens", "one layer"],
 )
 @pytest.mark.parametrize("name", ["qwen", "llama"])
 def test_fused_weights_are_those_that_peft_makes(
@@ -128,9 +130,6 @@ def test_layers_that_the_base_lacks_are_told(folder: Path, qwen: Path) -> None:
 
 def test_an_adapter_of_a_bigger_base_is_told(tmp_path: Path, folder: Path, qwen: Path) -> None:
     small = Path(shutil.copytree(qwen, tmp_path / "small"))
-    model: Any = AutoModelForCausalLM.from_pretrained(qwen)
-    model.model.layers = model.model.layers[:1]
-    model.config.num_hidden_layers = 1
-    model.save_pretrained(small)
+    edit_json(small / "config.json", num_hidden_layers=1, layer_types=["full_attention"])
     told = refusal(small, folder)
     assert f"tensor {PREFIX}.1.mlp.down_proj.lora_A.weight has no place in the base (10 such)" in told

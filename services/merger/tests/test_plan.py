@@ -38,16 +38,14 @@ def test_a_plan_has_the_adapter_and_the_base_that_it_was_trained_on(
         ("plain", "plain"),
     ],
 )
-def test_a_model_is_named_after_the_run(
-    filled: Store, adapter: Artifact, adapter_id: str, name: str
-) -> None:
+def test_a_model_is_named_after_the_run(filled: Store, adapter: Artifact, adapter_id: str, name: str) -> None:
     reseal(adapter, filled, adapter_id)
     assert make_plan(filled, adapter_id, None).name == name
     assert make_plan(filled, adapter_id, "given").name == "given"
 
 
 def test_an_adapter_that_is_not_there_is_bad_configuration(filled: Store) -> None:
-    with pytest.raises(ArtifactMissing, match="no adapter at .*none-0123456789") as caught:
+    with pytest.raises(ArtifactMissing, match=r"no adapter at .*none-0123456789") as caught:
         make_plan(filled, "none-0123456789", None)
     assert caught.value.exit_code == 78
 
@@ -62,7 +60,7 @@ def test_a_base_that_is_not_there_is_bad_configuration(
     filled: Store, base: Artifact, adapter: Artifact
 ) -> None:
     shutil.rmtree(base.path)
-    with pytest.raises(ArtifactMissing, match="no base at .*Qwen--Qwen2.5-1.5B-Instruct"):
+    with pytest.raises(ArtifactMissing, match=r"no base at .*Qwen--Qwen2\.5-1.5B-Instruct"):
         make_plan(filled, adapter.manifest.id, None)
 
 
@@ -71,7 +69,7 @@ def test_another_base_of_the_same_name_is_refused(
 ) -> None:
     shutil.rmtree(base.path)
     other = seal_base(llama, filled, HUB_NAME)
-    with pytest.raises(BadInput, match="was trained on another Qwen--Qwen2.5-1.5B-Instruct") as caught:
+    with pytest.raises(BadInput, match=r"was trained on another Qwen--Qwen2\.5-1.5B-Instruct") as caught:
         make_plan(filled, adapter.manifest.id, None)
     assert caught.value.exit_code == 65
     assert base.manifest.digest[:12] in str(caught.value)
@@ -79,7 +77,9 @@ def test_another_base_of_the_same_name_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["base", "adapter"])
-def test_a_byte_that_changed_is_refused_with_the_file(filled: Store, kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_byte_that_changed_is_refused_with_the_file(
+    filled: Store, kind: str, request: pytest.FixtureRequest
+) -> None:
     artifact, adapter = request.getfixturevalue(kind), request.getfixturevalue("adapter")
     [weights] = artifact.path.glob("*.safetensors")
     content = bytearray(weights.read_bytes())
@@ -90,7 +90,9 @@ def test_a_byte_that_changed_is_refused_with_the_file(filled: Store, kind: str, 
     assert str(caught.value).startswith(f"{weights} has changed since it was sealed")
 
 
-def test_an_adapter_that_cannot_be_merged_is_refused(filled: Store, base: Artifact, adapter: Artifact) -> None:
+def test_an_adapter_that_cannot_be_merged_is_refused(
+    filled: Store, base: Artifact, adapter: Artifact
+) -> None:
     with draft(filled.adapter("odd"), {}) as partial:
         shutil.copytree(adapter.path, partial, dirs_exist_ok=True)
         (partial / "adapter_config.json").write_text('{"peft_type": "IA3"}', encoding="utf-8")

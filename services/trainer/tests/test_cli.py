@@ -37,7 +37,7 @@ def test_help_lists_the_commands_without_loading_a_model_library(tmp_path: Path)
     done = run_trainer(tmp_path, "--help")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("usage: hone-trainer")
-    assert all(f"  {name} " in done.out for name in COMMANDS)
+    assert all(f"\n    {name}" in done.out for name in COMMANDS)
     assert not done.imported & HEAVY
 
 

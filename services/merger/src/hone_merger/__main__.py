@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hone_contract.artifact import open_artifact
 from hone_contract.edge import Parser, run
+from hone_contract.errors import RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.store import Store
 
@@ -26,7 +27,11 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     command = commands.add_parser("merge", help="fuse an adapter, prove the result and point `live` at it")
-    command.add_argument("adapter", help="the run id that hone-trainer printed, or an imported adapter's id")
+    which = command.add_mutually_exclusive_group(required=True)
+    which.add_argument(
+        "adapter", nargs="?", help="the run id that hone-trainer printed, or an imported adapter's id"
+    )
+    which.add_argument("--run-id-file", type=Path, help="file that hone-trainer train --run-id-file wrote")
     command.add_argument("--name", help="the model's name (default: the run's)")
     command.set_defaults(act=_merge)
 
@@ -41,7 +46,7 @@ def _parser() -> Parser:
 def _merge(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
     from hone_merger.plan import make_plan
 
-    plan = make_plan(store, options.adapter, options.name)
+    plan = make_plan(store, options.adapter or _read_run_id(options.run_id_file), options.name)
     target = store.model(plan.name, plan.version)
     if target.exists():
         open_artifact(target, "model", digests=True)
@@ -53,6 +58,13 @@ def _merge(options: argparse.Namespace, store: Store, reporter: Reporter) -> Non
     store.point_live(plan.name, plan.version)
     reporter.tell("published", f"{plan.name} is now {plan.version}", name=plan.name, version=plan.version)
     print(f"{plan.name}/{plan.version}")
+
+
+def _read_run_id(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError as error:
+        raise RetryableFailure(f"{path} is not there: the training that writes it is not done") from error
 
 
 def _import_adapter(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:

@@ -31,11 +31,11 @@ def attach(base: Any, adapter: Path) -> PeftModel:
         # The tensor that does not fit stands below PyTorch's heading.
         reason = " ".join(str(error).split())[:400]
         raise BadInput(f"{adapter}: does not fit its base: {reason}") from error
-    # PEFT would ask the Hub whether the base of that name has as many tokens.
-    model.peft_config["default"].base_model_name_or_path = None
-    expected = set(get_peft_model_state_dict(model))
+    # Without False, PEFT asks the Hub whether the base's vocabulary has grown.
+    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     with safe_open(adapter / WEIGHTS, "pt") as file:
-        found = set(file.keys())
+        # PEFT puts the base's own embeddings beside an adapter of them.
+        found = {name for name in file.keys() if not name.endswith(".base_layer.weight")}
     if odd := sorted(expected ^ found):
         what = "has no place in the base" if odd[0] in found else "is missing from the adapter"
         raise BadInput(f"{adapter}: tensor {odd[0]} {what} ({len(odd)} such); nothing was merged")

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from hone_contract.artifact import open_artifact
+from hone_contract.artifact import open_artifact, write_atomically
 from hone_contract.edge import Parser, run
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
@@ -46,6 +46,7 @@ def _parser() -> Parser:
         "train", help="train a run; fetches its base and prepares its data as needed"
     )
     _add_run(command)
+    command.add_argument("--run-id-file", type=Path, help="file to write the run's id to, for hone-merger")
     command.set_defaults(act=_train)
 
     command = commands.add_parser("generate", help="let a base model answer a file of questions")
@@ -101,6 +102,8 @@ def _train(options: argparse.Namespace, store: Store) -> None:
         from hone_trainer.train import train
 
         train(plan, store)
+    if options.run_id_file is not None:
+        write_atomically(options.run_id_file, plan.run_id + "\n")
     print(plan.run_id)
 
 

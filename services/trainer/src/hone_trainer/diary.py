@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,26 @@ from hone_contract.events import Reporter, RunStatus, StepMetrics, append_line, 
 _TELL_EVERY = 15.0
 
 
+@contextmanager
+def failure_told(folder: Path) -> Iterator[None]:
+    """A run that ends before its adapter is sealed says so in its status.json."""
+    succeeded = False
+    try:
+        yield
+        succeeded = True
+    finally:
+        if not succeeded:
+            _write_failure(folder / "status.json")
+
+
+def _write_failure(path: Path) -> None:
+    now = datetime.now(UTC)
+    status = RunStatus(run_id=path.parent.name, state="running", updated_at=now)
+    if path.is_file():
+        status = RunStatus.model_validate_json(path.read_text(encoding="utf-8"))
+    write_status(path, status.model_copy(update={"state": "failed", "updated_at": now}))
+
+
 class Diary(TrainerCallback):  # type: ignore[misc]
     """Writes metrics.jsonl and status.json, draws the bar, evaluates after each epoch."""
 
@@ -23,6 +44,8 @@ class Diary(TrainerCallback):  # type: ignore[misc]
         self.folder = folder
         self.reporter = reporter
         self.evaluate = evaluate
+        self.eval_loss: float | None = None
+        """Of the last evaluation, which the end of training brings too."""
         self.bar: Any = None
         self.tokens = 0
         self.began = 0.0
@@ -66,7 +89,7 @@ class Diary(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         start = time.monotonic()
-        loss = self.evaluate()
+        self.eval_loss = loss = self.evaluate()
         self.evaluating += time.monotonic() - start
         if loss is not None:
             epoch = state.epoch or 0.0

@@ -24,7 +24,7 @@ from hone_contract.spec_file import dump_run_spec
 from hone_contract.store import Store
 from hone_trainer.base import is_folder
 from hone_trainer.conversation import Sequence, to_sequence
-from hone_trainer.diary import Diary
+from hone_trainer.diary import Diary, failure_told
 from hone_trainer.messages import Record, load_prepared
 from hone_trainer.plan import Plan
 from hone_trainer.probing import make_probes
@@ -48,8 +48,9 @@ def train(plan: Plan, store: Store) -> Artifact:
 
     Raises BadInput for a record that is too long, ArtifactBusy when another process trains this run.
     """
-    with draft(store.adapter(plan.run_id), {"run": plan.run_id}) as partial:
-        folder = _fresh_diary(plan, store)
+    folder = store.run(plan.run_id)
+    with draft(store.adapter(plan.run_id), {"run": plan.run_id}) as partial, failure_told(folder):
+        _begin_diary(plan, folder)
         reporter = Reporter("trainer", folder / "events.jsonl")
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
@@ -73,7 +74,6 @@ def _train(
     start = time.monotonic()
     trainer.train()
     seconds = time.monotonic() - start
-    after = _evaluate(trainer.model, data.eval)
     reporter.tell("probing", "recording what the server will have to reproduce")
     write_probes(partial, make_probes(trainer.model, tokenizer, plan.base.path, data.prompts))
     _write_adapter(trainer.model, plan, partial)
@@ -82,7 +82,7 @@ def _train(
         "tokens": float(diary.tokens),
         "tokens_per_second": diary.tokens_per_second,
     }
-    losses = {"eval_loss_before": before, "eval_loss_after": after}
+    losses = {"eval_loss_before": before, "eval_loss_after": diary.eval_loss}
     metrics |= {name: loss for name, loss in losses.items() if loss is not None}
     adapter = seal(partial, "adapter", plan.run_id, lineage=plan.lineage, tools=_versions(), metrics=metrics)
     diary.set_status("succeeded", trainer.state)
@@ -113,7 +113,7 @@ def _trainer(
 def _arguments(training: TrainingSpec, folder: Path) -> SFTConfig:
     on_gpu = torch.cuda.is_available()
     return SFTConfig(
-        output_dir=str(folder / "checkpoints"),
+        output_dir=str(folder),
         num_train_epochs=training.epochs,
         per_device_train_batch_size=training.batch_size,
         gradient_accumulation_steps=training.gradient_accumulation_steps,
@@ -211,12 +211,10 @@ def _write_adapter(model: PeftModel, plan: Plan, partial: Path) -> None:
             shutil.copyfile(plan.base.path / name, partial / name)
 
 
-def _fresh_diary(plan: Plan, store: Store) -> Path:
-    folder = store.run(plan.run_id)
+def _begin_diary(plan: Plan, folder: Path) -> None:
     for name in ("events.jsonl", "metrics.jsonl", "status.json"):
         (folder / name).unlink(missing_ok=True)
     write_atomically(folder / "spec.yaml", dump_run_spec(plan.spec))
-    return folder
 
 
 def _tell_start(reporter: Reporter, plan: Plan, data: Tokenised, model: PeftModel) -> None:

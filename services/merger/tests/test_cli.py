@@ -1,0 +1,89 @@
+"""The command line: help, and the answer to each mistake, told in one line and at once."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from merger_cli import HEAVY, refusal, run_merger
+from merger_tiny import CONFIG, HUB_NAME, edit_json, peft_folder
+
+from hone_contract.artifact import Artifact
+from hone_contract.store import Store
+from hone_merger.__main__ import main
+
+
+def test_help_lists_the_commands_without_loading_a_model_library(tmp_path: Path) -> None:
+    done = run_merger(tmp_path, "--help")
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith("usage: hone-merger")
+    assert all(f"\n    {name}" in done.out for name in ("merge", "import-adapter"))
+    assert not done.imported & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["mrege", "x"], "invalid choice: 'mrege'"),
+        (["merge"], "the following arguments are required: adapter"),
+        (["merge", "x", "--nmae", "y"], "unrecognized arguments: --nmae y"),
+        (["import-adapter", "x"], "the following arguments are required: --base"),
+    ],
+)
+def test_a_mistake_in_the_options_is_one_line(
+    arguments: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["hone-merger", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 78
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert told in err
+    assert "--help" in err
+
+
+def test_an_adapter_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    told = refusal(run_merger(tmp_path, "merge", "none-0123456789"), 78)
+    assert "no adapter at store/adapters/none-0123456789; `hone-store ls` lists what there is" in told
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_name_that_the_store_cannot_have_is_one_line(tmp_path: Path, adapter: Artifact) -> None:
+    told = refusal(run_merger(tmp_path, "merge", adapter.manifest.id, "--name", "a/b"), 78)
+    assert "'a/b' is no name for the store" in told
+
+
+def test_a_base_that_is_not_there_is_one_line(tmp_path: Path, plain_adapter: Path) -> None:
+    told = refusal(run_merger(tmp_path, "import-adapter", plain_adapter, "--base", "none"), 78)
+    assert "no base at store/bases/none" in told
+
+
+@pytest.mark.usefixtures("filled")
+def test_a_folder_that_is_no_adapter_is_one_line(tmp_path: Path) -> None:
+    told = refusal(run_merger(tmp_path, "import-adapter", "none", "--base", HUB_NAME), 65)
+    assert f"none is no PEFT adapter: there is no {CONFIG}" in told
+
+
+@pytest.mark.usefixtures("filled")
+def test_another_kind_of_adapter_is_one_line(tmp_path: Path, plain_adapter: Path) -> None:
+    folder = Path(shutil.copytree(plain_adapter, tmp_path / "adapter"))
+    edit_json(folder / CONFIG, peft_type="IA3")
+    told = refusal(run_merger(tmp_path, "import-adapter", "adapter", "--base", HUB_NAME), 65)
+    assert "adapter: is a IA3 adapter; only LoRA adapters can be merged" in told
+
+
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer:UserWarning")
+def test_an_adapter_of_tied_embeddings_is_one_line(tmp_path: Path, filled: Store, qwen: Path) -> None:
+    folder = peft_folder(tmp_path / "adapter", qwen, target_modules=["embed_tokens"])
+    told = refusal(run_merger(tmp_path, "import-adapter", folder, "--base", HUB_NAME), 65)
+    assert "adapts embed_tokens, but this base ties its input and output embeddings" in told
+    assert len(list(filled.root.glob("adapters/*/manifest.json"))) == 1
+
+
+def test_the_store_is_named_by_option_or_environment(tmp_path: Path) -> None:
+    arguments = ["merge", "x"]
+    assert "no adapter at named/" in refusal(run_merger(tmp_path, *arguments, HONE_STORE="named"), 78)
+    given = run_merger(tmp_path, "--store", "given", *arguments, HONE_STORE="named")
+    assert "no adapter at given/" in refusal(given, 78)
