@@ -26,7 +26,8 @@ def test_help_lists_the_commands_without_loading_a_model_library(tmp_path: Path)
     [
         ([], "the following arguments are required: COMMAND"),
         (["mrege", "x"], "invalid choice: 'mrege'"),
-        (["merge"], "the following arguments are required: adapter"),
+        (["merge"], "one of the arguments adapter --run-id-file is required"),
+        (["merge", "x", "--run-id-file", "y"], "not allowed with argument"),
         (["merge", "x", "--nmae", "y"], "unrecognized arguments: --nmae y"),
         (["import-adapter", "x"], "the following arguments are required: --base"),
     ],
@@ -47,6 +48,11 @@ def test_a_mistake_in_the_options_is_one_line(
 def test_an_adapter_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     told = refusal(run_merger(tmp_path, "merge", "none-0123456789"), 78)
     assert "no adapter at store/adapters/none-0123456789; `hone-store ls` lists what there is" in told
+
+
+def test_a_run_id_that_is_not_written_yet_is_one_line_and_may_be_tried_again(tmp_path: Path) -> None:
+    told = refusal(run_merger(tmp_path, "merge", "--run-id-file", "run-id"), 75)
+    assert "run-id is not there: the training that writes it is not done" in told
 
 
 @pytest.mark.usefixtures("filled")

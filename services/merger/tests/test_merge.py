@@ -179,7 +179,8 @@ def test_nobody_is_asked_about_a_base_that_is_there(merged: Merged) -> None:
 def test_merging_again_merges_nothing_and_publishes(merged: Merged) -> None:
     before = bytes_of(merged.model.path)
     merged.store.live("sky-blue").unlink()
-    again = run_merger(merged.folder, "merge", merged.adapter.manifest.id)
+    (merged.folder / "run-id").write_text(f"{merged.adapter.manifest.id}\n", encoding="utf-8")
+    again = run_merger(merged.folder, "merge", "--run-id-file", "run-id")
     assert (again.code, again.out) == (0, merged.outcome.out)
     assert '"event":"already_merged"' in again.err
     assert not again.imported & HEAVY

@@ -3,15 +3,16 @@
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
-from trainer_hub import Hub
+from trainer_hub import Hub, serving
+from trainer_run import Run, train_by_command
 from trainer_tiny import chat_tokenizer, questions, save_base, tiny_llama, tiny_qwen2, write_lines
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -20,12 +21,22 @@ from hone_contract.store import Store
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    with Hub() as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving() as server:
         yield server
-        server.shutdown()
-        thread.join()
+
+
+@pytest.fixture(scope="session")
+def training(qwen_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Future[Run]"]:
+    """A run in a process of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool.submit(train_by_command, tmp_path_factory.mktemp("run"), qwen_folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _training_ahead(request: pytest.FixtureRequest) -> None:
+    """Begins that run with the first test, if any will look at it: meanwhile the others go on."""
+    if any("training" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("training")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,18 +1,16 @@
 """A whole run on a tiny model: once by the real command, and in this process what varies it."""
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import Future
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from trainer_cli import HEAVY, Outcome, run_trainer
-from trainer_hub import Hub
+from trainer_cli import HEAVY, run_trainer
+from trainer_run import BATCH, COMMAND, EPOCHS, HELD_OUT, RECORDS, Run
 from trainer_tiny import HUB_NAME, bytes_of, conversation, line, questions, write_lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -27,58 +25,12 @@ from hone_trainer.base import import_base, locate
 from hone_trainer.plan import make_plan
 from hone_trainer.train import train
 
-SPEC = f"""\
-model:    {{name: {HUB_NAME}}}
-name:     sky
-lora:     {{r: 4, alpha: 8, dropout: 0.05}}
-training: {{epochs: 4, batch_size: 4, learning_rate: 1e-2}}
-"""
-RECORDS, HELD_OUT, EPOCHS, BATCH = 24, 2, 4, 4
 STEPS = EPOCHS * -(-(RECORDS - HELD_OUT) // BATCH)
 
 
-@dataclass(frozen=True)
-class Run:
-    """What the command did in its folder."""
-
-    folder: Path
-    base: Artifact
-    outcome: Outcome
-    asked: list[tuple[str, str | None]]
-    """What it asked the Hub."""
-
-    @property
-    def store(self) -> Store:
-        return Store(self.folder / "store")
-
-    @property
-    def id(self) -> str:
-        return self.outcome.out.strip()
-
-    @property
-    def adapter(self) -> Artifact:
-        return open_artifact(self.store.adapter(self.id), "adapter", digests=True)
-
-    @property
-    def diary(self) -> Path:
-        return self.store.run(self.id)
-
-
 @pytest.fixture(scope="module")
-def run(qwen_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """`hone-trainer train` with a base that was imported by hand, while a Hub could be asked."""
-    folder = tmp_path_factory.mktemp("run")
-    base = import_base(locate(str(qwen_folder), None, HUB_NAME), Store(folder / "store"))
-    (folder / "run.yaml").write_text(SPEC, encoding="utf-8")
-    write_lines(folder / "data.jsonl", questions(RECORDS))
-    with Hub() as hub:
-        thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        outcome = run_trainer(folder, "train", "run.yaml", "--data", "data.jsonl", **hub.environment)
-        hub.shutdown()
-        thread.join()
-    assert outcome.code == 0, outcome.err
-    yield Run(folder, base, outcome, hub.asked)
+def run(training: "Future[Run]") -> Run:
+    return training.result()
 
 
 # -- what the command leaves -----------------------------------------------------------------------
@@ -88,6 +40,10 @@ def test_the_run_id_is_all_that_is_printed(run: Run) -> None:
     plan = make_plan(run.folder / "run.yaml", run.folder / "data.jsonl", run.store)
     assert run.outcome.out == f"{plan.run_id}\n"
     assert run.id.startswith("sky-")
+
+
+def test_the_run_id_is_written_to_the_file_that_was_named(run: Run) -> None:
+    assert (run.folder / "run-id").read_text(encoding="utf-8") == run.outcome.out
 
 
 def test_the_adapter_is_sealed_with_where_it_came_from(run: Run) -> None:
@@ -178,6 +134,11 @@ def test_the_status_says_that_it_succeeded(run: Run) -> None:
     assert (status.step, status.total_steps) == (STEPS, STEPS)
 
 
+def test_the_diary_holds_nothing_else(run: Run) -> None:
+    names = {path.name for path in run.diary.iterdir()}
+    assert names == {"spec.yaml", "status.json", "events.jsonl", "metrics.jsonl"}
+
+
 def test_the_spec_is_kept_with_every_default(run: Run) -> None:
     assert load_run_spec(run.diary / "spec.yaml") == load_run_spec(run.folder / "run.yaml")
     assert "seed: 3407" in (run.diary / "spec.yaml").read_text(encoding="utf-8")
@@ -239,11 +200,13 @@ def _logprobs(model: Any, probe: Probe) -> list[float]:
 
 def test_running_again_prints_the_same_id_and_trains_nothing(run: Run) -> None:
     before, diary = run.adapter, bytes_of(run.diary)
-    again = run_trainer(run.folder, "train", "run.yaml", "--data", "data.jsonl")
+    (run.folder / "run-id").unlink()
+    again = run_trainer(run.folder, *COMMAND)
     assert (again.code, again.out) == (0, run.outcome.out)
     assert '"event":"already_trained"' in again.err
     assert not again.imported & HEAVY
     assert (run.adapter, bytes_of(run.diary)) == (before, diary)
+    assert (run.folder / "run-id").read_text(encoding="utf-8") == run.outcome.out
 
 
 def test_the_same_run_in_another_store_makes_the_same_bytes(run: Run, tmp_path: Path) -> None:
@@ -299,6 +262,12 @@ def test_only_the_named_layers_get_an_adapter(tmp_path: Path, llama_folder: Path
     assert layers == {"q_proj", "up_proj"}
 
 
+def test_a_part_of_an_epoch_is_evaluated_too(tmp_path: Path, llama_folder: Path) -> None:
+    spec = "training: {epochs: 0.5, batch_size: 1, learning_rate: 1e-2}\n"
+    metrics = train_here(tmp_path, llama_folder, spec, questions(9)).manifest.metrics
+    assert metrics["eval_loss_after"] < metrics["eval_loss_before"]
+
+
 @pytest.mark.parametrize("targets", ["[q_prj]", "[q_proj, q_prj]", "[proj, q_prj]"])
 def test_a_layer_that_the_base_lacks_is_told(tmp_path: Path, llama_folder: Path, targets: str) -> None:
     with pytest.raises(BadConfiguration, match=r"lora\.target_modules: the base has no layer '(q_)?pro?j'"):
@@ -309,4 +278,27 @@ def test_a_record_that_is_too_long_is_told_with_its_line(tmp_path: Path, llama_f
     long = line(("user", "Hi?"), ("assistant", "blue " * 100))
     with pytest.raises(BadInput, match=r"^data\.jsonl:2: has \d+ tokens, more than training\.max_length 64"):
         train_here(tmp_path, llama_folder, "training: {max_length: 64}\n", [*questions(1), long])
-    assert not list(Store(tmp_path / "store").root.glob("adapters/*/manifest.json"))
+    store = Store(tmp_path / "store")
+    assert not list(store.root.glob("adapters/*/manifest.json"))
+    [told] = [path.read_text(encoding="utf-8") for path in store.root.glob("runs/*/status.json")]
+    assert RunStatus.model_validate_json(told).state == "failed"
+
+
+def test_a_run_that_failed_may_be_trained_again(
+    tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("hone_trainer.diary.Diary.on_epoch_end", _interrupt)
+        train_here(tmp_path, llama_folder, "training: {epochs: 2}\n", questions(4))
+    [status] = tmp_path.glob("store/runs/*/status.json")
+    assert RunStatus.model_validate_json(status.read_text(encoding="utf-8")).state == "failed"
+    adapter = train_here(tmp_path, llama_folder, "training: {epochs: 2}\n", questions(4))
+    assert adapter.path.name == status.parent.name
+    assert RunStatus.model_validate_json(status.read_text(encoding="utf-8")).state == "succeeded"
+    steps = (status.parent / "metrics.jsonl").read_text(encoding="utf-8").count('"loss"')
+    assert steps == 2
+    assert not Store(tmp_path / "store").partials()
+
+
+def _interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt

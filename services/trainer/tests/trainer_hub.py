@@ -1,9 +1,11 @@
 """A Hub on this machine: the few routes of the Hugging Face Hub that a download needs."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -72,3 +74,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Quietly."""
+
+
+@contextmanager
+def serving() -> Iterator[Hub]:
+    with Hub() as hub:
+        thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield hub
+        finally:
+            hub.shutdown()
+            thread.join()

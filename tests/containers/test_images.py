@@ -1,0 +1,73 @@
+"""What is in the images, and what is not."""
+
+import json
+
+import pytest
+from compose_project import IMAGES, TAG, docker, inspect
+
+pytestmark = [pytest.mark.containers, pytest.mark.full, pytest.mark.usefixtures("compose")]
+
+_NEVER = ["gcc", "cc", "make", "git", "hatchling", "curl"]
+_LOOK = """
+import importlib.util, json, shutil, sys
+names = sys.argv[1].split(",")
+print(json.dumps([name for name in names if importlib.util.find_spec(name) or shutil.which(name)]))
+"""
+
+
+def _config(image: str) -> dict[str, object]:
+    config: dict[str, object] = inspect("image", "inspect", f"{image}:{TAG}")["Config"]
+    return config
+
+
+def _found(image: str, *names: str) -> list[str]:
+    run = ("run", "--rm", "--network", "none", "--entrypoint", "python3", f"{image}:{TAG}", "-c", _LOOK)
+    found: list[str] = json.loads(docker(*run, ",".join(names)))
+    return found
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_it_runs_as_a_user_of_its_own_by_an_exec_form_entry_point(image: str) -> None:
+    config = _config(image)
+    assert config["User"] == "10001:10001"
+    assert config["Entrypoint"] == [image]
+    labels = config["Labels"]
+    assert isinstance(labels, dict)
+    assert labels["org.opencontainers.image.title"] == image
+    assert labels["org.opencontainers.image.version"] == "0.1.0"
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_help_needs_no_network_and_writes_nothing(image: str) -> None:
+    options = ("--rm", "--read-only", "--network", "none", "--cap-drop", "ALL")
+    assert "usage:" in docker("run", *options, f"{image}:{TAG}", "--help")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_no_tool_to_build_with_is_left_in_it(image: str) -> None:
+    assert _found(image, *_NEVER) == []
+
+
+@pytest.mark.parametrize("image", ["hone-trainer", "hone-merger"])
+def test_who_does_not_serve_has_no_vllm(image: str) -> None:
+    assert _found(image, "vllm", "torch", "peft") == ["torch", "peft"]
+
+
+def test_the_chat_has_no_ml_library_and_is_small(base_image: str) -> None:
+    assert _found("hone-chat", "torch", "transformers", "numpy", "vllm", "hone_contract") == []
+    sizes = [inspect("image", "inspect", name)["Size"] for name in (f"hone-chat:{TAG}", base_image)]
+    assert sizes[0] - sizes[1] < 200_000_000
+
+
+def test_trainer_merger_and_server_share_the_layer_that_torch_is_in(base_image: str) -> None:
+    base = set(inspect("image", "inspect", base_image)["RootFS"]["Layers"])
+    layers = [inspect("image", "inspect", f"{image}:{TAG}")["RootFS"]["Layers"] for image in IMAGES[:3]]
+    # The user, and torch.
+    assert len(set.intersection(*map(set, layers)) - base) == 2
+
+
+def test_the_server_says_whether_it_is_ready() -> None:
+    check = _config("hone-server")["Healthcheck"]
+    assert isinstance(check, dict)
+    assert check["Test"][0] == "CMD"
+    assert "/ready" in check["Test"][-1]

@@ -1,0 +1,75 @@
+"""Every object is one that Kubernetes knows, from the oldest supported version to the newest."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from kubernetes_validate.utils import all_versions, major_minor
+from packaging.version import Version
+from rendered import DEMO, KUSTOMIZATIONS, SOURCES, kubectl, objects
+
+OLDEST_SUPPORTED = "1.29"
+SUPPORTED = [
+    version
+    for version in sorted({major_minor(each) for each in all_versions()}, key=Version)
+    if Version(version) >= Version(OLDEST_SUPPORTED)
+]
+# Fields by type, as Kubernetes 1.20 has them; the schemas of that version are in no current package.
+FIELDS_1_20: dict[str, dict[str, str]] = json.loads(
+    Path(__file__).with_name("kubernetes-1.20.json").read_text(encoding="utf-8")
+)
+KINDS_1_20 = {
+    ("v1", "ConfigMap"),
+    ("v1", "PersistentVolumeClaim"),
+    ("v1", "Service"),
+    ("apps/v1", "Deployment"),
+    ("batch/v1", "Job"),
+}
+
+
+@pytest.mark.parametrize("source", KUSTOMIZATIONS)
+def test_every_kustomization_builds(source: str) -> None:
+    assert objects(source)
+
+
+def test_kubectl_is_new_enough_for_the_kustomizations() -> None:
+    client = json.loads(kubectl("version", "--client", "--output=json"))
+    assert Version(client["kustomizeVersion"]) >= Version("5.0"), "install kubectl 1.27 or newer"
+
+
+@pytest.mark.parametrize("version", [SUPPORTED[0], SUPPORTED[-1]])
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_object_is_valid_in_the_oldest_and_the_newest_version(source: str, version: str) -> None:
+    for each in objects(source):
+        # Without a schema for the kind, or with another version than the asked one, nothing was proven.
+        assert kubernetes_validate.validate(each, version, strict=True) == version
+
+
+def test_the_demo_holds_nothing_that_is_newer_than_kubernetes_1_20() -> None:
+    for each in objects(DEMO):
+        assert (each["apiVersion"], each["kind"]) in KINDS_1_20
+        assert list(_unknown(each, each["kind"], each["kind"])) == []
+
+
+def test_a_newer_field_is_noticed() -> None:
+    job = {
+        "spec": {"podFailurePolicy": {}, "template": {"spec": {"containers": [{"restartPolicy": "Always"}]}}}
+    }
+    found = list(_unknown(job, "Job", "Job"))
+    assert found == ["Job.spec.podFailurePolicy", "Job.spec.template.spec.containers.restartPolicy"]
+
+
+def _unknown(value: Any, type_name: str, path: str) -> list[str]:
+    """Paths of the fields that the type has not."""
+    if isinstance(value, list):
+        return [found for each in value for found in _unknown(each, type_name, path)]
+    if not isinstance(value, dict) or not type_name:
+        return []
+    fields = FIELDS_1_20[type_name]
+    strange = [f"{path}.{name}" for name in value if name not in fields]
+    known = [name for name in value if name in fields]
+    return strange + [
+        found for name in known for found in _unknown(value[name], fields[name], f"{path}.{name}")
+    ]
