@@ -70,3 +70,19 @@ def test_a_defect_keeps_its_traceback() -> None:
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_told_to_terminate_it_closes_what_is_open_and_leaves_with_143() -> None:
+    code = (
+        "import time\nfrom hone_contract.edge import run\n"
+        "def main():\n"
+        "    try:\n        print('working', flush=True)\n        time.sleep(60)\n"
+        "    finally:\n        print('closed', flush=True)\n"
+        "run(main)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "working\n"
+        process.terminate()
+        assert process.stdout.read() == "closed\n"
+        assert process.wait(timeout=20) == 143

@@ -1,9 +1,6 @@
 """`hone-server`: everything is parsed and validated before vLLM is imported."""
 
-import signal
 import socket
-import sys
-from types import FrameType
 
 from hone_contract.edge import run
 from hone_contract.errors import BadConfiguration
@@ -22,8 +19,6 @@ def main() -> None:
 
 def _main() -> None:
     settings = parse_settings()
-    # Until vLLM installs its own handler, which drains.
-    signal.signal(signal.SIGTERM, _terminate)
     reporter = Reporter("server")
     with _listen(settings) as listening:
         host, port = listening.getsockname()[:2]
@@ -55,10 +50,6 @@ def _listen(settings: Settings) -> socket.socket:
         raise BadConfiguration(
             f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port"
         ) from error
-
-
-def _terminate(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-    sys.exit(128 + signal_number)
 
 
 if __name__ == "__main__":

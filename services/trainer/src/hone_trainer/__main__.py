@@ -92,6 +92,9 @@ def _train(options: argparse.Namespace, store: Store) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from hone_trainer.plan import make_plan
 
+    if options.run_id_file is not None:
+        # Whoever waits for the file must not take another run's id from it.
+        options.run_id_file.unlink(missing_ok=True)
     plan = make_plan(options.spec, options.data, store)
     if store.adapter(plan.run_id).exists():
         open_artifact(store.adapter(plan.run_id), "adapter")
