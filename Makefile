@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := contract/src services/*/src
 
-.PHONY: help install demo check test test-full bench lock schemas faq clean
+.PHONY: help install demo check test test-containers test-full images bench lock schemas faq clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -30,13 +30,19 @@ check: install ## Lint, types, unit and boundary tests: under two minutes, for e
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary $(SOURCES) examples bench
-	@$(BIN)/python -m pytest -q -m "not chain and not full"
+	@$(BIN)/python -m pytest -q -m "not chain and not full and not containers"
 
 test: check ## Everything that CI runs: check, then the real chain end to end
 	@$(BIN)/python -m pytest -q -m "chain and not full"
 
-test-full: test ## Longer drills as well
+test-containers: install ## Build the images and run compose.yaml for real; starts an engine where there is none (root)
+	@$(BIN)/python -m pytest -q -m containers
+
+test-full: test test-containers ## Longer drills as well
 	@$(BIN)/python -m pytest -q -m full
+
+images: ## Build the container images for CPUs
+	@docker compose build
 
 bench: install ## Measure training against TRL's defaults, in turns on this machine
 	@$(BIN)/python bench/training.py

@@ -12,7 +12,7 @@ from compose_project import SERVICES, Compose, docker, write_run
 from openai import OpenAI
 from score import Fact, correct
 
-pytestmark = [pytest.mark.containers, pytest.mark.full]
+pytestmark = pytest.mark.containers
 
 # Prints what a process in a container is, has, and may not do.
 _PROBE = """

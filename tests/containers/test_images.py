@@ -5,7 +5,7 @@ import json
 import pytest
 from compose_project import IMAGES, TAG, docker, inspect
 
-pytestmark = [pytest.mark.containers, pytest.mark.full, pytest.mark.usefixtures("compose")]
+pytestmark = [pytest.mark.containers, pytest.mark.usefixtures("compose")]
 
 _NEVER = ["gcc", "cc", "make", "git", "hatchling", "curl"]
 _LOOK = """
