@@ -1,6 +1,8 @@
 """`hone-store` as a person or a script meets it: what it prints and how it leaves."""
 
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,15 +129,20 @@ def test_help_names_the_commands() -> None:
     assert "verify" in done.stdout and "HONE_STORE" in done.stdout
 
 
-def test_a_reader_that_leaves_is_no_error(store: Store) -> None:
+@pytest.mark.parametrize(("unbuffered", "code"), [("", 0), ("1", 128 + signal.SIGPIPE)])
+def test_a_reader_that_leaves_is_told_nothing(store: Store, unbuffered: str, code: int) -> None:
+    """What was done before it left is a success; what was not done is none."""
     process = subprocess.Popen(
-        [*COMMAND, "--store", str(store.root), "ls"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*COMMAND, "--store", str(store.root), "ls"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     with process.stderr as stderr:
         assert stderr.read() == b""
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=60) == code
 
 
 def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
@@ -167,3 +174,16 @@ print(*sorted({name.partition(".")[0] for name in sys.modules}))
         "numpy",
         "huggingface_hub",
     }
+
+
+def test_a_store_that_is_not_there_is_not_verified(tmp_path: Path) -> None:
+    done = _run("--store", tmp_path / "nowhere", "verify")
+    assert done.returncode == 78
+    assert "no store at" in done.stderr
+
+
+def test_a_live_version_that_is_gone_is_not_verified(store: Store) -> None:
+    shutil.rmtree(store.model("faq", "v1"))
+    done = _run("--store", store.root, "verify")
+    assert done.returncode == 65
+    assert "BROKEN  models/faq/live" in done.stdout

@@ -362,7 +362,7 @@ def _any_spec() -> Any:
     share = st.floats(min_value=0, max_value=1, exclude_max=True)
     rate = st.floats(min_value=0, max_value=1, exclude_min=True, exclude_max=True)
     data = st.builds(DataSpec, train=text, eval=st.none() | text, eval_fraction=share, seed=whole)
-    modules = st.just("all-linear") | st.lists(text)
+    modules = st.just("all-linear") | st.lists(text, min_size=1)
     lora = st.builds(LoraSpec, r=whole, alpha=whole, dropout=share, target_modules=modules)
     training = st.builds(TrainingSpec, epochs=rate, batch_size=whole, learning_rate=rate, weight_decay=share)
     model = st.builds(ModelSpec, name=text, revision=st.none() | text)

@@ -62,7 +62,7 @@ def compose(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     env_file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     project = Compose("hone-tests", env_file)
     try:
-        project("--profile", "chat", "build", timeout=_BUILD_SECONDS)
+        project("build", timeout=_BUILD_SECONDS)
         yield project
     finally:
         project.run("--profile", "chat", "down", "--volumes", "--remove-orphans")

@@ -1,5 +1,7 @@
 """The main job: from nothing to a model that learned, proven and served."""
 
+import os
+
 import pytest
 from chain import Demo
 
@@ -26,6 +28,10 @@ def test_what_is_served_is_what_was_merged(demo: Demo) -> None:
 def test_every_stage_is_timed(demo: Demo) -> None:
     stages = {"import", "prepare", "train", "merge", "ask_base", "serve", "ask_tuned"}
     assert demo.results["seconds"].keys() == stages
+
+
+def test_ci_trains_and_merges_for_real(demo: Demo) -> None:
+    assert demo.results["reused"] == [] or not os.environ.get("CI")
 
 
 def test_the_lineage_leads_from_the_model_to_the_dataset(demo: Demo) -> None:

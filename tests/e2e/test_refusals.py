@@ -54,7 +54,7 @@ def test_the_base_in_the_merged_models_clothes_is_refused(demo: Demo, tmp_path: 
     assert "Traceback" not in log
 
 
-@pytest.mark.full
+@pytest.mark.chain
 def test_a_dead_engine_is_a_failure_to_retry(demo: Demo, tmp_path: Path) -> None:
     with hone_server(demo.store.root, tmp_path / "log") as running:
         running.wait_until_ready()

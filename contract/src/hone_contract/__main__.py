@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hone_contract.artifact import open_artifact
 from hone_contract.edge import Parser, run
-from hone_contract.errors import ArtifactCorrupt, HoneError
+from hone_contract.errors import ArtifactCorrupt, BadConfiguration, HoneError
 from hone_contract.manifest import Kind
 from hone_contract.store import Store
 
@@ -37,15 +37,17 @@ def _list(store: Store) -> None:
 def _describe(store: Store, kind: Kind, path: Path) -> str:
     try:
         manifest = open_artifact(path, kind).manifest
+        live = " live" if kind == "model" and store.read_live(path.parent.name) == path.name else ""
     except HoneError as error:
         return f"BROKEN: {error}"
     size = sum(entry.size for entry in manifest.files)
-    live = " live" if kind == "model" and store.read_live(path.parent.name) == path.name else ""
     made_from = ", ".join(f"{role} {source.id}" for role, source in manifest.lineage.items())
     return f"{manifest.digest[:12]} {size / 1e6:.1f} MB{live} from {made_from or 'nothing recorded'}"
 
 
 def _verify(store: Store) -> None:
+    if not store.root.is_dir():
+        raise BadConfiguration(f"there is no store at {store.root}; name it with --store or HONE_STORE")
     broken = 0
     for kind, path in store.artifacts():
         try:
@@ -54,6 +56,12 @@ def _verify(store: Store) -> None:
         except HoneError as error:
             broken += 1
             print(f"BROKEN  {path.relative_to(store.root)}: {error}")
+    for name in store.published():
+        try:
+            open_artifact(store.model(name, str(store.read_live(name))), "model")
+        except HoneError as error:
+            broken += 1
+            print(f"BROKEN  {store.live(name).relative_to(store.root)}: {error}")
     sys.stdout.flush()
     if broken:
         raise ArtifactCorrupt(f"{broken} artifact(s) in {store.root} cannot be trusted; see the lines above")

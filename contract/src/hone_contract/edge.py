@@ -1,6 +1,7 @@
 """The edge of a process: where an error becomes one line and an exit code."""
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from hone_contract.errors import BadConfiguration, HoneError
+from hone_contract.errors import BadConfiguration, HoneError, RetryableFailure
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,18 +27,37 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        code = main() or 0
-        sys.stdout.flush()
+        code = _flushed(main() or 0)
     except HoneError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except BrokenPipeError:
-        # Whoever read our output has left (`… | head`); Python would complain again at shutdown.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        # Whoever read what we told has left before the work was done.
+        _forget_output()
+        code = 128 + signal.SIGPIPE
+    except OSError as error:
+        # A full disk may have room again; a wrong path or missing permission stays wrong.
+        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        code = RetryableFailure.exit_code if full else BadConfiguration.exit_code
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     sys.exit(code)
+
+
+def _flushed(code: int) -> int:
+    """The work is done; a reader that has left (`… | head`) does not make it a failure."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_output()
+    return code
+
+
+def _forget_output() -> None:
+    """Python would complain of the broken pipe again when it shuts down."""
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _terminate(signal_number: int, _frame: FrameType | None) -> None:

@@ -25,7 +25,8 @@ tokens wherever it is rendered. Only `tokenizer.json` and the chat template must
 def sha256_of(folder: Path, name: str) -> str:
     """SHA-256 (hex) of one of the files above. Raises BadInput when it is missing."""
     try:
-        return hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        with (folder / name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         raise BadInput(
             f"{folder} has no {name}; a chat model needs one, take an instruction-tuned base"

@@ -14,7 +14,7 @@ class ModelSpec(Shape):
     """The base model to start from."""
 
     name: Annotated[str, StringConstraints(min_length=1)]
-    """`demo:smollm2-135m-instruct`, a folder (`./…`, `/…`), or a Hub id (`Qwen/Qwen2.5-1.5B-Instruct`)."""
+    """`demo:smollm2-135m-instruct`, a folder (`./…`, relative to the spec), or a Hub id (`owner/name`)."""
     revision: str | None = None
     """Branch, tag or commit on the Hub. None: the default branch, resolved to a commit and recorded."""
 
@@ -41,7 +41,7 @@ class LoraSpec(Shape):
     """Scale of the update, divided by r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapter's inputs dropped during training."""
-    target_modules: Literal["all-linear"] | list[str] = "all-linear"
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """Which layers get an adapter: every linear layer but the output head, or a list of layer names."""
 
 

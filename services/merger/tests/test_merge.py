@@ -188,6 +188,20 @@ def test_merging_again_merges_nothing_and_publishes(merged: Merged) -> None:
     assert merged.store.read_live("sky-blue") == merged.adapter.manifest.id
 
 
+def test_a_model_of_another_adapter_of_that_name_is_not_published(merged: Merged, tmp_path: Path) -> None:
+    """The adapter was lost and trained again: same id, other weights."""
+    shutil.copytree(merged.folder, tmp_path / "copy")
+    store = Store(tmp_path / "copy" / merged.store.root.relative_to(merged.folder))
+    adapter = store.adapter(merged.adapter.manifest.id)
+    content = adapter.rename(tmp_path / "content")
+    with draft(adapter, "again") as partial:
+        shutil.copytree(content, partial, dirs_exist_ok=True)
+        edit_json(partial / "adapter_config.json", inference_mode=False)
+        seal(partial, "adapter", adapter.name, lineage=merged.adapter.manifest.lineage)
+    refused = run_merger(tmp_path / "copy", "merge", adapter.name)
+    assert "merged from another adapter" in refusal(refused, 78)
+
+
 # -- what is refused -------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -117,3 +118,13 @@ def test_waits_for_the_model_and_says_so_until_it_is_told_to_stop(store: Store) 
         assert "waiting for a model" in reason
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
+
+
+def test_a_models_name_without_its_option(store: Store) -> None:
+    assert "--model faq" in _refused(_serve(store, "faq"), 78)
+
+
+@pytest.mark.parametrize("content", [b",\n", b"", b"\xff\xfe"])
+def test_a_key_file_that_holds_no_key(store: Store, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "key").write_bytes(content)
+    _refused(_serve(store, HONE_API_KEY_FILE=str(tmp_path / "key")), 78)

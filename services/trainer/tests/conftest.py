@@ -34,8 +34,13 @@ def training(qwen_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture(scope="session", autouse=True)
 def _training_ahead(request: pytest.FixtureRequest) -> None:
-    """Begins that run with the first test, if any will look at it: meanwhile the others go on."""
-    if any("training" in getattr(item, "fixturenames", ()) for item in request.session.items):
+    """Begins that run with the first test, if any will look at it: meanwhile the others go on.
+
+    Not where pytest-xdist keeps all cores busy anyway, and every worker would begin one.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ and any(
+        "training" in getattr(item, "fixturenames", ()) for item in request.session.items
+    ):
         request.getfixturevalue("training")
 
 

@@ -83,7 +83,7 @@ def test_a_mistake_in_the_options_is_one_line(
         (SPEC + "training: {epochs: many}\n", "run.yaml:2: training.epochs: input should be a valid number"),
         ("model: [\n", "run.yaml:2: not valid YAML"),
         ("model: {name: gpt2}\n", "model.name: 'gpt2' is no base"),
-        ("model: {name: ./none}\n", "model.name: ./none is no model folder"),
+        ("model: {name: ./none}\n", "none is no model folder"),
         (SPEC + "data: none.jsonl\n", "none.jsonl: cannot be read: No such file"),
         (SPEC, "run.yaml: names no data"),
     ],
@@ -119,6 +119,13 @@ def test_a_wrong_data_file_is_one_line(folder: Path, content: str, told: str) ->
 def test_a_hub_id_without_a_hub_is_one_line_and_may_be_tried_again(folder: Path) -> None:
     told = refusal(train(folder, "model: {name: Qwen/Qwen2.5-1.5B-Instruct}\n"), 75)
     assert "cannot be fetched from the Hub (OfflineModeIsEnabled)" in told
+
+
+def test_a_run_that_fails_leaves_no_earlier_runs_id(folder: Path) -> None:
+    (folder / "run-id").write_text("earlier-0123456789\n", encoding="utf-8")
+    done = train(folder, data=["--data", "none.jsonl", "--run-id-file", "run-id"])
+    refusal(done, 78)
+    assert not (folder / "run-id").exists()
 
 
 # -- prepare, import-base, generate ----------------------------------------------------------------

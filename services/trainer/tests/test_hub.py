@@ -59,11 +59,18 @@ def test_a_hub_that_cannot_be_reached_may_be_asked_again(hub: Hub, tmp_path: Pat
     assert f"--name {HUB_NAME}" in told
 
 
-@pytest.mark.parametrize("revision", [None, "main", "v1.0", COMMIT, COMMIT[:7]])
+@pytest.mark.parametrize("revision", [None, COMMIT, COMMIT[:7]])
 def test_a_base_that_was_fetched_is_used_as_recorded(
     fetched: Artifact, store: Store, revision: str | None
 ) -> None:
     assert import_base(locate(HUB_NAME, revision), store) == fetched
+
+
+@pytest.mark.usefixtures("fetched")
+@pytest.mark.parametrize("revision", ["main", "v1.0"])
+def test_a_branch_or_tag_that_was_not_asked_for_is_another_base(store: Store, revision: str) -> None:
+    with pytest.raises(ArtifactExists, match="choose another --name"):
+        import_base(locate(HUB_NAME, revision), store)
 
 
 @pytest.mark.usefixtures("fetched")

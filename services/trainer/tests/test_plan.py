@@ -1,5 +1,6 @@
 """A run's plan: what it needs, and when it is the same run."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,3 +165,21 @@ def test_a_base_without_a_chat_template_is_refused(
             (folder / path.name).write_bytes(path.read_bytes())
     with pytest.raises(BadInput, match=r"has no chat_template\.jinja; .* instruction-tuned"):
         make_plan(write(f"model: {{name: {folder}}}\n"), data_file, store)
+
+
+def test_a_template_that_writes_todays_date_is_refused(
+    qwen_folder: Path, tmp_path: Path, write: Write, data_file: Path, store: Store
+) -> None:
+    shutil.copytree(qwen_folder, tmp_path / "dated")
+    with (tmp_path / "dated" / "chat_template.jinja").open("a", encoding="utf-8") as template:
+        template.write("{{ strftime_now('%d %b %Y') }}")
+    with pytest.raises(BadInput, match="today's date"):
+        make_plan(write("model: {name: ./dated}\n"), data_file, store)
+
+
+def test_a_base_folder_is_relative_to_the_spec(
+    qwen_folder: Path, tmp_path: Path, write: Write, data_file: Path, store: Store
+) -> None:
+    """As its data is, wherever the command is given."""
+    shutil.copytree(qwen_folder, tmp_path / "mine")
+    assert make_plan(write("model: {name: ./mine}\n"), data_file, store).base.manifest.id == "mine"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hone_contract.artifact import open_artifact
 from hone_contract.edge import Parser, run
-from hone_contract.errors import RetryableFailure
+from hone_contract.errors import ArtifactExists, RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.store import Store
 
@@ -49,7 +49,12 @@ def _merge(options: argparse.Namespace, store: Store, reporter: Reporter) -> Non
     plan = make_plan(store, options.adapter or _read_run_id(options.run_id_file), options.name)
     target = store.model(plan.name, plan.version)
     if target.exists():
-        open_artifact(target, "model", digests=True)
+        merged = open_artifact(target, "model", digests=True)
+        if merged.manifest.lineage != plan.lineage:
+            raise ArtifactExists(
+                f"{target} was merged from another adapter or base of the same names; "
+                "remove it, or choose another --name"
+            )
         reporter.tell("already_merged", f"model {plan.name}/{plan.version} was merged before")
     else:
         from hone_merger.merge import merge

@@ -107,11 +107,13 @@ def _keys() -> tuple[str, ...]:
     if file and not text:
         try:
             text = Path(file).read_text(encoding="utf-8")
-        except OSError as error:
-            raise BadConfiguration(f"HONE_API_KEY_FILE {file}: cannot be read: {error.strerror}") from error
-        if not text.strip():
-            raise BadConfiguration(f"HONE_API_KEY_FILE {file}: holds no key")
-    return tuple(key.strip() for key in text.replace("\n", ",").split(",") if key.strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadConfiguration(f"HONE_API_KEY_FILE {file}: cannot be read: {error}") from error
+    keys = tuple(key.strip() for key in text.replace("\n", ",").split(",") if key.strip())
+    if not keys and (text or file):
+        source = f"HONE_API_KEY_FILE {file}" if file else "HONE_API_KEY"
+        raise BadConfiguration(f"{source}: holds no key; put one in, or unset it")
+    return keys
 
 
 def _check(settings: Settings) -> None:
@@ -124,6 +126,11 @@ def _check(settings: Settings) -> None:
         raise BadConfiguration(f"--port {settings.port} is no port; choose 0 to 65535")
     if settings.model is not None:
         settings.store.live(settings.model)
+    if settings.vllm_arguments and settings.vllm_arguments[0] != "--":
+        stray = settings.vllm_arguments[0]
+        raise BadConfiguration(
+            f"{stray!r} was not expected; did you mean --model {stray}? vLLM's come after --"
+        )
     for argument in settings.vllm_arguments:
         option = argument.partition("=")[0].replace("_", "-")
         # vLLM takes abbreviations too.

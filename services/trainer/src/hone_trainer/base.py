@@ -146,14 +146,17 @@ def _hub(location: str, revision: str | None, name: str | None) -> BaseSource:
     def fetch(target: Path) -> Source:
         from hone_trainer.hub import download  # noqa: PLC0415 - its import takes a second
 
-        return Source(id=f"hub:{location}@{download(location, revision, WANTED, target)}")
+        asked = f"#{revision}" if revision else ""
+        return Source(id=f"hub:{location}@{download(location, revision, WANTED, target)}{asked}")
 
     def made(origin: Source) -> bool:
-        repository, _, commit = origin.id.removeprefix("hub:").partition("@")
+        repository, _, fetched = origin.id.removeprefix("hub:").partition("@")
         if not origin.id.startswith("hub:"):
             return True  # imported by hand under this name, which needs no Hub
+        commit, _, asked = fetched.partition("#")
         # A branch or tag is resolved when the base is first fetched, and stays as recorded.
-        return repository == location and commit.startswith(revision if _is_commit(revision) else "")
+        same = revision is None or revision == asked or (_is_commit(revision) and commit.startswith(revision))
+        return repository == location and same
 
     return BaseSource(location, name or location, fetch, made)
 

@@ -46,6 +46,8 @@ class Diary(TrainerCallback):  # type: ignore[misc]
         self.evaluate = evaluate
         self.eval_loss: float | None = None
         """Of the last evaluation, which the end of training brings too."""
+        self.loss: float | None = None
+        """Of the last step."""
         self.bar: Any = None
         self.tokens = 0
         self.began = 0.0
@@ -69,6 +71,7 @@ class Diary(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if not logs or "loss" not in logs:
             return
+        self.loss = logs["loss"]
         self.tokens = int(logs["num_tokens"])
         metrics = StepMetrics(
             step=state.global_step,

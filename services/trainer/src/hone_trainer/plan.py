@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hone_contract.artifact import Artifact
-from hone_contract.errors import BadConfiguration
+from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.manifest import Source, digest_of
 from hone_contract.model_files import CHAT_TEMPLATE, sha256_of
 from hone_contract.run_spec import DataSpec, RunSpec
 from hone_contract.spec_file import load_run_spec
 from hone_contract.store import Store
-from hone_trainer.base import import_base, locate
+from hone_trainer.base import BaseSource, import_base, is_folder, locate
 from hone_trainer.dataset import prepare
 
 # Part of every run's id: raise it when the same spec would train something else.
@@ -57,10 +57,10 @@ def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
     Raises BadConfiguration or BadInput for the first thing that is wrong.
     """
     spec = load_run_spec(spec_file)
-    source = locate(spec.model.name, spec.model.revision)
+    source = _locate(spec, spec_file)
     spec, dataset = prepare_data(spec_file, data_file, store)
     base = import_base(source, store)
-    sha256_of(base.path, CHAT_TEMPLATE)
+    _check_template(base)
     identity = {
         "version": _VERSION,
         "spec": _spec_digest(spec),
@@ -68,6 +68,28 @@ def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
         "dataset": dataset.manifest.digest,
     }
     return Plan(spec, base, dataset, f"{spec.title}-{digest_of(identity)[:10]}")
+
+
+def _locate(spec: RunSpec, spec_file: Path) -> BaseSource:
+    """A folder is relative to the spec, as the data is."""
+    name = spec.model.name
+    if is_folder(name):
+        name = str((spec_file.parent / Path(name).expanduser()).absolute())
+    try:
+        return locate(name, spec.model.revision)
+    except BadConfiguration as error:
+        raise BadConfiguration(f"{spec_file}: {error}") from error
+
+
+def _check_template(base: Artifact) -> None:
+    """Raises BadInput when the base has no chat template, or one that writes today's date."""
+    sha256_of(base.path, CHAT_TEMPLATE)
+    if "strftime_now" in (base.path / CHAT_TEMPLATE).read_text(encoding="utf-8"):
+        raise BadInput(
+            f"the chat template of {base.manifest.id} writes today's date into every prompt, so what is "
+            "served tomorrow would not be what was trained; replace strftime_now by a fixed date in a copy "
+            "of the base, and import that folder under another --name"
+        )
 
 
 def _spec_digest(spec: RunSpec) -> str:

@@ -21,7 +21,7 @@ class Scored:
 
 
 @torch.inference_mode()
-def score(model: PreTrainedModel, sequences: list[Sequence], batch_size: int = 8) -> list[Scored]:
+def score(model: PreTrainedModel, sequences: list[Sequence], batch_size: int = 4) -> list[Scored]:
     """log p(token | all tokens before it) of every learned token, one list a sequence, in float32."""
     model.eval()
     found: dict[int, Scored] = {}

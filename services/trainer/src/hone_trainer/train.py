@@ -1,6 +1,7 @@
 """`hone-trainer train`: TRL and PEFT do the training; what comes out is a sealed adapter."""
 
 import importlib.metadata
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
 
 from hone_contract.artifact import Artifact, draft, seal, write_atomically
-from hone_contract.errors import BadConfiguration
+from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.events import Reporter
 from hone_contract.model_files import TOKENIZER_FILES
 from hone_contract.probes import write_probes
@@ -30,6 +32,8 @@ from hone_trainer.plan import Plan
 from hone_trainer.probing import make_probes
 from hone_trainer.scoring import mean_loss, score
 
+_TIED = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
+_ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding)
 _TOOLS = ("torch", "transformers", "trl", "peft")
 
 
@@ -74,6 +78,11 @@ def _train(
     start = time.monotonic()
     trainer.train()
     seconds = time.monotonic() - start
+    if not all(math.isfinite(loss) for loss in (diary.loss, diary.eval_loss) if loss is not None):
+        raise BadInput(
+            f"training diverged: the loss is {diary.loss}, on the evaluation records {diary.eval_loss}; "
+            "lower training.learning_rate"
+        )
     reporter.tell("probing", "recording what the server will have to reproduce")
     write_probes(partial, make_probes(trainer.model, tokenizer, plan.base.path, data.prompts))
     _write_adapter(trainer.model, plan, partial)
@@ -148,12 +157,17 @@ def pick_dtype(training: TrainingSpec) -> torch.dtype:
 
 def _check_targets(model: Any, targets: str | list[str]) -> None:
     """PEFT passes over a layer that the base has not, as long as it has another of the list."""
-    layers = [name for name, module in model.named_modules() if not list(module.children())]
+    layers = [name for name, module in model.named_modules() if isinstance(module, (*_ADAPTABLE, Conv1D))]
     for target in [] if isinstance(targets, str) else targets:
         if not any(f".{layer}".endswith(f".{target}") for layer in layers):
             known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers}))
             raise BadConfiguration(
-                f"lora.target_modules: the base has no layer {target!r}; its layers are {known}"
+                f"lora.target_modules: the base has no layer {target!r} to adapt; it has {known}"
+            )
+        if target.rpartition(".")[2] in _TIED and model.config.tie_word_embeddings:
+            raise BadConfiguration(
+                f"lora.target_modules: {target!r} cannot be merged on this base, which ties its input and "
+                "output embeddings; leave it out"
             )
 
 
