@@ -30,7 +30,7 @@ check: install ## Lint, types, unit and boundary tests: under two minutes, for e
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary $(SOURCES) examples bench
-	@$(BIN)/python -m pytest -q -n auto -m "not chain and not full and not containers"
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not chain and not full and not containers"
 
 test: check ## Everything that CI runs: check, then the real chain end to end
 	@$(BIN)/python -m pytest -q -m "chain and not full"

@@ -274,6 +274,14 @@ def test_a_layer_that_the_base_lacks_is_told(tmp_path: Path, llama_folder: Path,
         train_here(tmp_path, llama_folder, f"lora: {{target_modules: {targets}}}\n", questions(2))
 
 
+@pytest.mark.parametrize("layer", ["embed_tokens", "model.embed_tokens", "lm_head"])
+def test_tied_embeddings_are_refused_before_the_training_that_could_not_be_merged(
+    tmp_path: Path, qwen_folder: Path, layer: str
+) -> None:
+    with pytest.raises(BadConfiguration, match=f"'{layer}' cannot be merged on this base, which ties its"):
+        train_here(tmp_path, qwen_folder, f"lora: {{target_modules: [q_proj, {layer}]}}\n", questions(2))
+
+
 def test_a_record_that_is_too_long_is_told_with_its_line(tmp_path: Path, llama_folder: Path) -> None:
     long = line(("user", "Hi?"), ("assistant", "blue " * 100))
     with pytest.raises(BadInput, match=r"^data\.jsonl:2: has \d+ tokens, more than training\.max_length 64"):
