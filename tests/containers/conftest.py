@@ -17,10 +17,6 @@ from compose_project import BASE_IMAGE, HERE, TAG, Compose, write_run
 _BUILD_SECONDS, _UP_SECONDS = 1500, 1200
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "containers: needs root, and runs a Docker engine")
-
-
 @pytest.fixture(scope="session")
 def engine() -> Iterator[None]:
     """A Docker engine: the one that runs, or one of our own."""
