@@ -1,6 +1,5 @@
 """`hone-trainer prepare`: a file of examples becomes a sealed dataset, split into train and eval."""
 
-import hashlib
 import json
 import random
 import re
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from hone_contract.artifact import Artifact, draft, open_artifact, seal
 from hone_contract.manifest import Source, digest_of
+from hone_contract.model_files import sha256_of
 from hone_contract.run_spec import DataSpec
 from hone_contract.store import Store
 from hone_trainer.messages import Record, read_records
@@ -35,7 +35,9 @@ def prepare(data: DataSpec, folder: Path, store: Store) -> Artifact:
     eval_file = folder / data.eval if data.eval is not None else None
     split = _split(read_records(train_file), read_records(eval_file) if eval_file else None, data)
     files = {"train": train_file} | ({"eval": eval_file} if eval_file else {})
-    lineage = {role: Source(id=file.name, digest=_sha256(file)) for role, file in files.items()}
+    lineage = {
+        role: Source(id=file.name, digest=sha256_of(file.parent, file.name)) for role, file in files.items()
+    }
     plan = {
         "version": _VERSION,
         "files": {role: source.digest for role, source in lineage.items()},
@@ -70,10 +72,6 @@ def _write(partial: Path, split: Split) -> None:
         (partial / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     report = {"train_records": len(split.train), "eval_records": len(split.eval)}
     (partial / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _slug(path: Path) -> str:
