@@ -32,11 +32,12 @@ check: install ## Lint, types, unit and boundary tests: under two minutes, for e
 	@$(BIN)/mypy --no-error-summary $(SOURCES) examples bench
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not chain and not full and not containers"
 
-test: check ## Everything that CI runs: check, then the real chain end to end
+test: check ## Everything that CI runs: check, the real chain, and the containers where a Docker engine runs
 	@$(BIN)/python -m pytest -q -m "chain and not full"
+	@$(BIN)/python -m pytest -q -m containers
 
 test-containers: install ## Build the images and run compose.yaml for real; starts an engine where there is none (root)
-	@$(BIN)/python -m pytest -q -m containers
+	@HONE_TEST_ENGINE=start $(BIN)/python -m pytest -q -m containers
 
 test-full: test test-containers ## Longer drills as well
 	@$(BIN)/python -m pytest -q -m full

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,16 @@ data: {train: train.jsonl, eval: held_out.jsonl}
 lora: {r: 16, alpha: 32}
 training: {epochs: 4, batch_size: 8, learning_rate: 1e-3, warmup_steps: 5}
 """
+
+
+def _readme_commands() -> list[list[str]]:
+    """What the README tells a newcomer to type, as the words after `docker compose`."""
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    typed = [shlex.split(line, comments=True) for line in lines if line.startswith("docker compose ")]
+    return [words[2:] for words in typed]
+
+
+UP, CHAT, DOWN = _readme_commands()
 
 
 def docker(*arguments: str, timeout: float = 120) -> str:

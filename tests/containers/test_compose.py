@@ -8,7 +8,7 @@ import time
 
 import httpx
 import pytest
-from compose_project import SERVICES, Compose, docker, write_run
+from compose_project import CHAT, DOWN, SERVICES, UP, Compose, docker, write_run
 from openai import OpenAI
 from score import Fact, correct
 
@@ -61,7 +61,8 @@ def test_the_openai_sdk_gets_the_tuned_answer(stack: Compose, fact: Fact) -> Non
 
 
 def test_compose_run_chat_gets_the_tuned_answer(stack: Compose, fact: Fact) -> None:
-    answer = stack("run", "--rm", "chat", "--temperature", "0", "--max-tokens", "40", fact.questions[0])
+    *command, _question = CHAT
+    answer = stack(*command, "--temperature", "0", "--max-tokens", "40", fact.questions[0])
     assert correct(answer, fact.key)
 
 
@@ -113,7 +114,7 @@ def test_docker_stop_ends_the_server_well(stack: Compose) -> None:
 
 def test_a_second_up_trains_nothing_again(stack: Compose, fact: Fact) -> None:
     assert "already_trained" not in stack("logs", "trainer")
-    stack("up", "--detach", "--wait", timeout=600)
+    stack(*UP, timeout=600)
     assert "already_trained" in stack("logs", "trainer")
     assert stack("logs", "trainer").count('"event":"trained"') == 1
     assert "already_merged" in stack("logs", "merger")
@@ -122,5 +123,5 @@ def test_a_second_up_trains_nothing_again(stack: Compose, fact: Fact) -> None:
 
 def test_down_leaves_nothing(stack: Compose) -> None:
     assert stack.left
-    stack("--profile", "chat", "down", "--volumes")
+    stack(*DOWN)
     assert stack.left == []
