@@ -11,8 +11,9 @@ import hypothesis.strategies as st
 import pytest
 from pydantic import ValidationError
 
+from hone_contract.data_spec import DataSpec
 from hone_contract.errors import BadConfiguration
-from hone_contract.run_spec import DataSpec, LoraSpec, ModelSpec, RunSpec, TrainingSpec
+from hone_contract.run_spec import LoraSpec, ModelSpec, RunSpec, TrainingSpec
 from hone_contract.spec_file import dump_run_spec, load_run_spec
 
 GUIDE = """\

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator
 
+from hone_contract.data_spec import DataSpec
 from hone_contract.shape import Shape
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -17,19 +18,9 @@ class ModelSpec(Shape):
     """`demo:smollm2-135m-instruct`, a folder (`./…`, relative to the spec), or a Hub id (`owner/name`)."""
     revision: str | None = None
     """Branch, tag or commit on the Hub. None: the default branch, resolved to a commit and recorded."""
-
-
-class DataSpec(Shape):
-    """The examples to learn from. Paths are relative to the run spec's folder."""
-
-    train: str
-    """A file in OpenAI's messages JSONL: one `{"messages": [...]}` a line."""
-    eval: str | None = None
-    """A file of the same form for evaluation. None: `eval_fraction` of `train` is set aside."""
-    eval_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Share of the training records set aside for evaluation when `eval` is None; 0 sets none aside."""
-    seed: Annotated[int, Field(ge=0)] = 42
-    """Seed of that split."""
+    chat_template: Annotated[str, StringConstraints(min_length=1)] | None = None
+    """`chatml`, `mistral-instruct`, or a Jinja file of your own (`./…`, relative to the spec), for training
+    and serving. None: the base's own, which an instruction-tuned base has."""
 
 
 class LoraSpec(Shape):
@@ -81,14 +72,14 @@ class RunSpec(Shape):
     method: Literal["lora"] = "lora"
     """How the base is adapted."""
     data: DataSpec | None = None
-    """The examples; a plain string is taken as `train`. None: they come from `--data FILE`."""
+    """The examples; a string or a list of strings is taken as `train`. None: they come from `--data FILE`."""
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec = TrainingSpec()
 
     @field_validator("data", mode="before")
     @classmethod
     def _plain_path(cls, value: Any) -> Any:
-        return {"train": value} if isinstance(value, str) else value
+        return {"train": value} if isinstance(value, str | list) else value
 
     @property
     def title(self) -> str:

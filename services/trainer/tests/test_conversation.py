@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hone_contract.errors import BadInput
 from hone_trainer.conversation import IGNORED, Sequence, render_prompt, to_sequence
-from hone_trainer.messages import Record
+from hone_trainer.record import Record
 
 LONG = 2048
 SYSTEM = ("system", "Be kind.")

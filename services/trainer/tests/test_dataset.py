@@ -7,16 +7,16 @@ import pytest
 from trainer_tiny import questions, write_lines
 
 from hone_contract.artifact import Artifact, open_artifact
+from hone_contract.data_spec import DataSpec
 from hone_contract.errors import BadConfiguration, BadInput
-from hone_contract.run_spec import DataSpec
 from hone_contract.store import Store
 from hone_trainer.dataset import prepare
-from hone_trainer.messages import load_prepared
+from hone_trainer.record import load_records
 
 
 def sources(dataset: Artifact, name: str) -> list[str]:
     """Where the records of one part came from."""
-    return [record.source for record in load_prepared(dataset.path / f"{name}.jsonl")]
+    return [record.source for record in load_records(dataset.path / f"{name}.jsonl")]
 
 
 def lines(name: str, *numbers: int) -> list[str]:

@@ -8,7 +8,8 @@ import pytest
 from trainer_tiny import conversation, line, write_lines
 
 from hone_contract.errors import BadConfiguration, BadInput
-from hone_trainer.messages import load_prepared, read_records
+from hone_trainer.messages import read_records
+from hone_trainer.record import load_records
 
 GOOD = line(("user", "Hi?"), ("assistant", "Hello."))
 SYSTEM = ("system", "Be kind.")
@@ -54,7 +55,7 @@ def test_a_text_comes_through_unchanged(tmp_path: Path, text: str) -> None:
     assert records[0].messages[-1]["content"] == content
 
     prepared = write_lines(tmp_path / "train.jsonl", [record.to_json() for record in records])
-    assert load_prepared(prepared) == records
+    assert load_records(prepared) == records
 
 
 def test_byte_order_mark_crlf_blank_lines_and_a_missing_last_newline_do_no_harm(tmp_path: Path) -> None:
@@ -68,7 +69,7 @@ def test_byte_order_mark_crlf_blank_lines_and_a_missing_last_newline_do_no_harm(
 
 
 def test_an_empty_prepared_file_has_no_records(tmp_path: Path) -> None:
-    assert load_prepared(write_lines(tmp_path / "eval.jsonl", [])) == []
+    assert load_records(write_lines(tmp_path / "eval.jsonl", [])) == []
 
 
 # -- what is refused -------------------------------------------------------------------------------

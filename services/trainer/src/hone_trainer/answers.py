@@ -10,8 +10,8 @@ from transformers.utils import logging as transformers_logging
 from hone_contract.artifact import Artifact
 from hone_contract.run_spec import TrainingSpec
 from hone_trainer.conversation import render_prompt
-from hone_trainer.messages import Record
 from hone_trainer.probing import end_tokens
+from hone_trainer.record import Record
 from hone_trainer.scoring import say
 from hone_trainer.train import pick_dtype
 

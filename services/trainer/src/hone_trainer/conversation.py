@@ -7,7 +7,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from hone_contract.errors import BadInput
-from hone_trainer.messages import Messages, Record
+from hone_trainer.record import Messages, Record
 
 IGNORED = -100
 """The label of a token that is not learned, as PyTorch's cross-entropy has it."""

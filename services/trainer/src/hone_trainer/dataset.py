@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hone_contract.artifact import Artifact, draft, open_artifact, seal
+from hone_contract.data_spec import DataSpec
 from hone_contract.manifest import Source, digest_of
 from hone_contract.model_files import sha256_of
-from hone_contract.run_spec import DataSpec
 from hone_contract.store import Store
-from hone_trainer.messages import Record, read_records
+from hone_trainer.messages import read_records
+from hone_trainer.record import Record
 
 # Part of a dataset's id: raise it when the same files would be prepared differently.
 _VERSION = 1

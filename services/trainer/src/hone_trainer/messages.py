@@ -3,27 +3,13 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from hone_contract.errors import BadConfiguration, BadInput
+from hone_trainer.record import Messages, Record
 
 ROLES = ("system", "user", "assistant")
 _SHOWN = 10
-
-Messages = list[dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Record:
-    """One conversation, ending with the assistant's answer, and the line that it came from."""
-
-    messages: Messages
-    source: str
-    """`file:line`."""
-
-    def to_json(self) -> str:
-        return json.dumps({"messages": self.messages, "source": self.source}, ensure_ascii=False)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -43,13 +29,6 @@ def read_records(path: Path) -> list[Record]:
     if not records:
         raise BadInput(f'{path}: holds no record; it takes one {{"messages": [...]}} a line')
     return records
-
-
-def load_prepared(path: Path) -> list[Record]:
-    """Read a sealed dataset's file, which `Record.to_json` wrote."""
-    # Not splitlines(), here as below.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [Record(**json.loads(line)) for line in lines if line]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hone_contract.artifact import Artifact
+from hone_contract.data_spec import DataSpec
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.manifest import Source, digest_of
 from hone_contract.model_files import CHAT_TEMPLATE, sha256_of
-from hone_contract.run_spec import DataSpec, RunSpec
+from hone_contract.run_spec import RunSpec
 from hone_contract.spec_file import load_run_spec
 from hone_contract.store import Store
 from hone_trainer.base import BaseSource, import_base, is_folder, locate

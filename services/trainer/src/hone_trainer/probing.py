@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER, sha256_of
 from hone_contract.probes import Probe, Probes
 from hone_trainer.conversation import IGNORED, Sequence, render_prompt
-from hone_trainer.messages import Record
+from hone_trainer.record import Record
 from hone_trainer.scoring import say, score
 
 _CANDIDATES = 16

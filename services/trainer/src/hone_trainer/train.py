@@ -27,9 +27,9 @@ from hone_contract.store import Store
 from hone_trainer.base import is_folder
 from hone_trainer.conversation import Sequence, to_sequence
 from hone_trainer.diary import Diary, failure_told
-from hone_trainer.messages import Record, load_prepared
 from hone_trainer.plan import Plan
 from hone_trainer.probing import make_probes
+from hone_trainer.record import Record, load_records
 from hone_trainer.scoring import mean_loss, score
 
 _TIED = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
@@ -183,8 +183,8 @@ def _lora(spec: RunSpec) -> LoraConfig:
 
 def _tokenise(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Tokenised:
     max_length = plan.spec.training.max_length
-    train = load_prepared(plan.dataset.path / "train.jsonl")
-    evaluation = load_prepared(plan.dataset.path / "eval.jsonl")
+    train = load_records(plan.dataset.path / "train.jsonl")
+    evaluation = load_records(plan.dataset.path / "eval.jsonl")
     return Tokenised(
         train=[to_sequence(tokenizer, record, max_length) for record in train],
         eval=[to_sequence(tokenizer, record, max_length) for record in evaluation],
