@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := contract/src services/*/src
 
-.PHONY: help install demo check test test-containers test-full images bench lock schemas faq clean
+.PHONY: help install demo check test test-containers test-full images bench bench-data lock schemas faq clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -47,6 +47,9 @@ images: ## Build the container images for CPUs
 
 bench: install ## Measure training against TRL's defaults, in turns on this machine
 	@$(BIN)/python bench/training.py
+
+bench-data: install ## Measure the preparation of 1 GB of data against a bare pass of the parser
+	@$(BIN)/python bench/prepare.py
 
 lock: ## Write the pinned lists in requirements/ anew
 	@$(PYTHON) -m venv build/lock

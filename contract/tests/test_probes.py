@@ -41,3 +41,19 @@ def test_unreadable_probes_are_told_by_name(tmp_path: Path, content: bytes | Non
         (tmp_path / "probes.json").write_bytes(content)
     with pytest.raises(ArtifactCorrupt, match=r"probes\.json cannot be read as probes"):
         read_probes(tmp_path)
+
+
+def test_probes_without_tools_are_written_as_they_were_before_there_were_any(tmp_path: Path) -> None:
+    write_probes(tmp_path, _probes(-0.1))
+    assert "tools" not in (tmp_path / "probes.json").read_text(encoding="utf-8")
+
+
+def test_the_tools_and_calls_of_a_probe_are_read_back(tmp_path: Path) -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": "sky"}'}}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    [probe] = _probes(-0.1).probes
+    asked = probe.model_copy(update={"messages": [*probe.messages, turn], "tools": tools})
+    probes = _probes(-0.1).model_copy(update={"probes": [asked]})
+    write_probes(tmp_path, probes)
+    assert read_probes(tmp_path) == probes

@@ -138,7 +138,7 @@ def test_windows_line_ends_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> N
         ),
         (
             SHORTEST + "data: {file: a.jsonl, train: b}",
-            "run.yaml:2: data.file: unknown key; known here: train, eval, eval_fraction, seed",
+            "run.yaml:2: data.file: unknown key; known here: train, sources, total, eval, eval_fraction, ",
         ),
         ("model: {nam: x, name: y}", "run.yaml:1: model.nam: unknown key; did you mean name?"),
         (SHORTEST + "<<: [{lorra: 1}]", "run.yaml:1: lorra: unknown key; did you mean lora?"),
@@ -153,7 +153,7 @@ def test_an_unknown_key_is_told_with_the_one_that_was_meant(tmp_path: Path, text
     [
         ("# a comment\nname: faq\n", "run.yaml:2: model: is missing"),
         ("name: faq\nmodel: {}\n", "run.yaml:2: model.name: is missing"),
-        (SHORTEST + "data:\n  eval: x\n", "run.yaml:2: data.train: is missing"),
+        (SHORTEST + "data:\n  eval: x\n", "run.yaml:2: data: needs train or sources, and not both"),
     ],
 )
 def test_a_missing_key_is_told(tmp_path: Path, text: str, told: str) -> None:
@@ -180,7 +180,7 @@ def test_a_missing_key_is_told(tmp_path: Path, text: str, told: str) -> None:
         (SHORTEST + "training: {learning_rate: 0}", "training.learning_rate: input should be greater than 0"),
         (SHORTEST + "training:\n", "run.yaml:2: training: input should be a valid dictionary"),
         (SHORTEST + "method: qlora\n", "run.yaml:2: method: input should be 'lora', not 'qlora'"),
-        (SHORTEST + "data: [a, b]\n", "run.yaml:2: data: input should be a valid dictionary"),
+        (SHORTEST + "data: 3\n", "run.yaml:2: data: input should be a valid dictionary"),
         (SHORTEST + "name: My Model\n", "run.yaml:2: name: string should match pattern"),
         (SHORTEST + 'name: "faq\\n"\n', "run.yaml:2: name: string should match pattern"),
         (SHORTEST + "name: 12\n", "run.yaml:2: name: input should be a valid string, not 12"),

@@ -13,8 +13,13 @@ PACKAGES = [
     "services/server/src",
     "services/chat-cli/src",
 ]
-# It fetches a base only when the store lacks it, with libraries that take seconds to import.
-DEFERRED = {"services/trainer/src/hone_trainer/base.py"}
+# They need libraries that take seconds to import, and only for a base that the store lacks, a dataset on the
+# Hub, or data that was found good.
+DEFERRED = {
+    "services/trainer/src/hone_trainer/base.py",
+    "services/trainer/src/hone_trainer/data/sources.py",
+    "services/trainer/src/hone_trainer/data/tokeniser.py",
+}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

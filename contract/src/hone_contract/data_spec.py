@@ -25,7 +25,7 @@ class FilterSpec(Shape):
     keywords: list[Text] = []
     """Words or phrases; each must stand between characters that belong to no word."""
     regex: Annotated[str, AfterValidator(_compiles)] | None = None
-    """A regular expression (Python's `re`), searched for anywhere in the text."""
+    """A regular expression (Python's `re`), searched for anywhere in the text. None: keywords only."""
     field: Text | None = None
     """Where to look: a role (`user`, `assistant`, …) or a column of the source. None: in every message."""
 
@@ -40,9 +40,9 @@ class SourceSpec(Shape):
     """One of several places that examples come from."""
 
     path: Text | list[Text] | None = None
-    """A file, a folder or a glob, or a list of them, relative to the run spec."""
+    """A file, a folder or a glob, or a list of them, relative to the run spec. None: there is a `hub`."""
     hub: Text | None = None
-    """A dataset on the Hub (`owner/name`), read as a stream, instead of `path`."""
+    """A dataset on the Hub (`owner/name`), read as a stream. None: there is a `path`."""
     revision: str | None = None
     """Branch, tag or commit on the Hub. None: the default branch, resolved to a commit and recorded."""
     config: str | None = None
@@ -61,9 +61,9 @@ class SourceSpec(Shape):
     join: Text | None = None
     """How `instruction` and `input` become one prompt. None: the one of `data`."""
     weight: Annotated[float, Field(gt=0)] | None = None
-    """Share of `data.total`, relative to the other sources' weights."""
+    """Share of `data.total`, relative to the other sources' weights. None: `count`, or every record."""
     count: Annotated[int, Field(ge=1)] | None = None
-    """Exactly how many records to take. None: as `weight` says, or all."""
+    """Exactly how many records to take. None: as `weight` says, or every record."""
     upsample: bool = False
     """Whether records may be repeated when the source has too few; otherwise that is refused."""
     include: list[FilterSpec] = []
@@ -105,7 +105,7 @@ class DataSpec(Shape):
     sources: list[SourceSpec] = []
     """Several places to mix, in the place of `train`."""
     total: Annotated[int, Field(ge=1)] | None = None
-    """How many records the weights of `sources` share out."""
+    """How many records the weights of `sources` share out. None: no source has a weight."""
     eval: Text | list[Text] | None = None
     """Files for evaluation, in the same forms. None: a part of the training records is set aside."""
     eval_fraction: Share = 0.1
@@ -126,7 +126,7 @@ class DataSpec(Shape):
     own fields and one answer at the end. None: as the chat template writes it."""
     clean: CleanSpec = CleanSpec()
     min_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Records with fewer tokens are removed."""
+    """Records with fewer tokens are rejected. None: no such limit."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     """Records with more tokens are rejected. None: `training.max_length`."""
     max_rejected: Share = 0.05

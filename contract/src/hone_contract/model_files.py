@@ -19,7 +19,8 @@ TOKENIZER_FILES = (
     CHAT_TEMPLATE,
 )
 """What travels with every adapter and model, byte for byte, from the base: text must become the same
-tokens wherever it is rendered. Only `tokenizer.json` and the chat template must exist."""
+tokens wherever it is rendered. Only `tokenizer.json` and the chat template must exist; a chat template that
+the run spec chooses travels in the place of the base's."""
 
 
 def sha256_of(folder: Path, name: str) -> str:

@@ -5,9 +5,9 @@ model, the server's gate compares. Numbers, not text: greedy text flips on near 
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import FiniteFloat, ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 
 from hone_contract.artifact import write_atomically
 from hone_contract.errors import ArtifactCorrupt
@@ -26,8 +26,10 @@ class Probe(Shape):
     float32: log p(token i | prompt and continuation tokens before i).
     """
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     """The conversation up to the assistant's turn, as a client would send it."""
+    tools: list[dict[str, Any]] | None = Field(default=None, exclude_if=lambda tools: tools is None)
+    """OpenAI's `tools` of the request. None, and then not written: it has none."""
     prompt_token_ids: list[int]
     """The conversation rendered by the chat template, with the generation prompt."""
     continuation_token_ids: list[int]

@@ -135,6 +135,8 @@ def _explain(path: Path, root: yaml.Node, detail: ErrorDetails) -> str:
         return f"{where}: unknown key{_suggestion(place)}"
     if detail["type"] == "missing":
         return f"{where}: is missing"
+    if detail["type"] == "value_error":
+        return f"{where}: {detail['ctx']['error']}"
     message = detail["msg"][0].lower() + detail["msg"][1:]
     return f"{where}: {message}, not {detail['input']!r}"
 

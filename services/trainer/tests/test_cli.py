@@ -1,18 +1,20 @@
 """The command line: help, and the answer to each mistake, told in one line and at once."""
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from trainer_cli import HEAVY, Outcome, refusal, run_trainer
-from trainer_tiny import questions, write_lines
+from trainer_tiny import HUB_NAME, questions, write_lines
 
 from hone_contract.store import Store
 from hone_trainer.__main__ import main
 from hone_trainer.base import import_base, locate
 
 SPEC = "model: {name: ./model}\n"
+HUB_SPEC = f"model: {{name: {HUB_NAME}}}\n"
 COMMANDS = ["import-base", "prepare", "train", "generate"]
 
 
@@ -82,9 +84,13 @@ def test_a_mistake_in_the_options_is_one_line(
         (SPEC + "lora:\n  dropuot: 0.1\n", "run.yaml:3: lora.dropuot: unknown key; did you mean dropout?"),
         (SPEC + "training: {epochs: many}\n", "run.yaml:2: training.epochs: input should be a valid number"),
         ("model: [\n", "run.yaml:2: not valid YAML"),
-        ("model: {name: gpt2}\n", "model.name: 'gpt2' is no base"),
-        ("model: {name: ./none}\n", "none is no model folder"),
-        (SPEC + "data: none.jsonl\n", "none.jsonl: cannot be read: No such file"),
+        ("model: {name: gpt2}\ndata: data.jsonl\n", "model.name: 'gpt2' is no base"),
+        ("model: {name: ./none}\ndata: data.jsonl\n", "none is no model folder"),
+        (SPEC + "data: none.jsonl\n", "none.jsonl: there is no such file, folder or match"),
+        (
+            SPEC + "data: {train: data.jsonl, max_rejected: 2}\n",
+            "run.yaml:2: data.max_rejected: input should",
+        ),
         (SPEC, "run.yaml: names no data"),
     ],
 )
@@ -99,25 +105,25 @@ def test_a_spec_that_is_not_there_is_one_line(folder: Path) -> None:
 
 def test_a_data_file_that_is_not_there_is_one_line(folder: Path) -> None:
     told = refusal(train(folder, data=["--data", "none.jsonl"]), 78)
-    assert "none.jsonl: cannot be read: No such file or directory; name a file with --data" in told
+    assert "none.jsonl: there is no such file, folder or match; name your data with --data" in told
 
 
 @pytest.mark.parametrize(
     ("content", "told"),
     [
         ("", "data.jsonl: holds no record"),
-        ("{}\n", 'data.jsonl:1: has no "messages" list'),
+        ("{}\n", "data.jsonl:1: is in no known form: it has no fields"),
         (questions(1)[0] + "\n{\n", "data.jsonl:2: not JSON at column 2"),
     ],
 )
-def test_a_wrong_data_file_is_one_line(folder: Path, content: str, told: str) -> None:
+def test_a_wrong_data_file_is_one_error(folder: Path, content: str, told: str) -> None:
     (folder / "data.jsonl").write_text(content, encoding="utf-8")
     assert told in refusal(train(folder), 65)
     assert not (folder / "store").exists()
 
 
 def test_a_hub_id_without_a_hub_is_one_line_and_may_be_tried_again(folder: Path) -> None:
-    told = refusal(train(folder, "model: {name: Qwen/Qwen2.5-1.5B-Instruct}\n"), 75)
+    told = refusal(train(folder, HUB_SPEC), 75)
     assert "cannot be fetched from the Hub (OfflineModeIsEnabled)" in told
 
 
@@ -131,11 +137,24 @@ def test_a_run_that_fails_leaves_no_earlier_runs_id(folder: Path) -> None:
 # -- prepare, import-base, generate ----------------------------------------------------------------
 
 
-def test_prepare_prints_the_dataset_and_loads_no_model_library(folder: Path) -> None:
+def test_prepare_prints_the_dataset_and_loads_no_model_library_without_the_base(folder: Path) -> None:
+    """A base that is not there yet, and is not to be fetched for this, counts no tokens."""
+    (folder / "run.yaml").write_text(HUB_SPEC, encoding="utf-8")
     done = run_trainer(folder, "prepare", "run.yaml", "--data", "data.jsonl")
     assert done.code == 0, done.err
     assert (folder / "store" / "datasets" / done.out.strip() / "manifest.json").is_file()
     assert not done.imported & HEAVY
+    assert (
+        json.loads((folder / "store" / "datasets" / done.out.strip() / "report.json").read_text())["tokens"]
+        is None
+    )
+
+
+def test_prepare_counts_tokens_with_a_base_that_is_at_hand(folder: Path) -> None:
+    done = run_trainer(folder, "prepare", "run.yaml", "--data", "data.jsonl")
+    assert done.code == 0, done.err
+    report = json.loads((folder / "store" / "datasets" / done.out.strip() / "report.json").read_text())
+    assert (report["tokens"]["base"], report["accepted"]) == ("tiny-llama", 4)
 
 
 def test_importing_a_folder_loads_no_model_library(folder: Path) -> None:
@@ -147,6 +166,7 @@ def test_importing_a_folder_loads_no_model_library(folder: Path) -> None:
 
 
 def test_the_store_is_named_by_option_or_environment(folder: Path) -> None:
+    (folder / "run.yaml").write_text(HUB_SPEC, encoding="utf-8")
     arguments = ["prepare", "run.yaml", "--data", "data.jsonl"]
     assert run_trainer(folder, *arguments, HONE_STORE="named").code == 0
     assert run_trainer(folder, "--store", "given", *arguments, HONE_STORE="named").code == 0
@@ -158,8 +178,9 @@ def test_the_store_is_named_by_option_or_environment(folder: Path) -> None:
     ("base", "questions_file", "output", "code", "told"),
     [
         ("none", "data.jsonl", "out.jsonl", 78, "no base at store/bases/none"),
-        ("model", "none.jsonl", "out.jsonl", 78, "none.jsonl: cannot be read"),
-        ("model", "run.yaml", "out.jsonl", 65, "run.yaml:1: not JSON"),
+        ("model", "none.jsonl", "out.jsonl", 78, "none.jsonl: there is no such file"),
+        ("model", "run.yaml", "out.jsonl", 78, "run.yaml: '.yaml' says no known format"),
+        ("model", "bad.jsonl", "out.jsonl", 65, "bad.jsonl:1: not JSON"),
         ("model", "data.jsonl", "none/out.jsonl", 78, "--output: there is no folder none"),
         ("raw", "data.jsonl", "out.jsonl", 65, "store/bases/raw has no chat_template.jinja"),
     ],
@@ -169,6 +190,7 @@ def test_a_mistake_in_generate_is_one_line(
 ) -> None:
     store = Store(folder / "store")
     import_base(locate(str(folder / "model"), None, "model"), store)
+    write_lines(folder / "bad.jsonl", ["model: x"])
     raw = folder / "raw"
     raw.mkdir()
     for path in (folder / "model").iterdir():

@@ -1,11 +1,14 @@
-"""What of a conversation is learned: exactly the assistant's words and the end token."""
+"""A record as the model sees it: its tokens, and which of them are learned. More of masks in test_masks."""
 
 import pytest
+from tokenizers import processors
+from trainer_templates import LLAMA_3, PLAIN, QWEN_2_5, Sample
 from trainer_tiny import CHATML, END, Turn, conversation
 from transformers import PreTrainedTokenizerFast
 
 from hone_contract.errors import BadInput
-from hone_trainer.conversation import IGNORED, Sequence, render_prompt, to_sequence
+from hone_trainer.chat_templates import client_messages, served_messages, served_tools
+from hone_trainer.conversation import IGNORED, Sequence, render_prompt, see, to_sequence
 from hone_trainer.record import Record
 
 LONG = 2048
@@ -139,3 +142,135 @@ def test_a_template_that_takes_no_system_message_refuses_the_record_with_its_lin
     refused = r"^data\.jsonl:7: the base's chat template refuses it: System role not supported"
     with pytest.raises(BadInput, match=refused):
         to_sequence(with_template, record(SYSTEM, *SKY), LONG)
+
+
+# -- as the server has it --------------------------------------------------------------------------
+
+CALL = {"type": "function", "function": {"name": "look", "arguments": '{"b": 1, "a": [2]}'}, "id": "c1"}
+
+
+def test_messages_are_rendered_with_the_keys_that_vllm_gives_them() -> None:
+    """And in their order, which a template that prints a call shows. Checked against vLLM 0.32's types."""
+    messages = [
+        {"content": "Sky?", "role": "user", "name": "ann"},
+        {"weight": 0, "tool_calls": [CALL], "content": "", "role": "assistant"},
+        {"tool_call_id": "c1", "role": "tool", "content": "blue", "name": "look"},
+        {"role": "assistant", "content": "Blue.", "tool_calls": []},
+    ]
+    function = {"arguments": {"b": 1, "a": [2]}, "name": "look"}
+    expected = [
+        {"role": "user", "content": "Sky?", "name": "ann"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"id": "c1", "function": function, "type": "function"}],
+        },
+        {"role": "tool", "content": "blue", "tool_call_id": "c1", "name": "look"},
+        {"role": "assistant", "content": "Blue."},
+    ]
+    assert repr(served_messages(messages)) == repr(expected)
+
+
+@pytest.mark.parametrize("arguments", ["", "[1]", "{", "null"])
+def test_arguments_that_are_no_object_are_rendered_as_an_empty_one(arguments: str) -> None:
+    call = {**CALL, "function": {"name": "look", "arguments": arguments}}
+    [served] = served_messages([{"role": "assistant", "content": "", "tool_calls": [call]}])
+    assert served["tool_calls"][0]["function"]["arguments"] == {}
+
+
+def test_tools_are_rendered_with_the_keys_that_vllm_gives_them() -> None:
+    tools = [
+        {"function": {"parameters": {"z": 1, "a": 2}, "name": "look", "more": 1}, "type": "function"},
+        {"type": "function", "function": {"name": "hear", "strict": True, "description": "Hears."}},
+    ]
+    look = {"name": "look", "description": None, "parameters": {"z": 1, "a": 2}}
+    hear = {"name": "hear", "description": "Hears.", "parameters": None, "strict": True}
+    expected = [{"type": "function", "function": look}, {"type": "function", "function": hear}]
+    assert repr(served_tools(tools)) == repr(expected)
+    assert served_tools(None) is None
+
+
+def test_a_client_sends_no_weights_and_the_arguments_as_they_are() -> None:
+    message = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    assert client_messages([message | {"weight": 1}]) == [message]
+
+
+def test_a_prompt_has_the_tools() -> None:
+    tokenizer = QWEN_2_5.without_marks().tokenizer()
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+    messages = [*conversation(SKY[0]), {"role": "assistant", "content": "", "tool_calls": [CALL]}]
+    prompt = render_prompt(tokenizer, messages[:1], tools)
+    sequence = to_sequence(tokenizer, Record(messages, "", tools=tools), LONG)
+    assert sequence.input_ids[: len(prompt)] == prompt
+    told = '{"type": "function", "function": {"name": "look", "description": null, "parameters": {}}}'
+    assert told in tokenizer.decode(prompt)
+    [said] = learned(tokenizer, sequence)
+    assert said == '<tool_call>\n{"name": "look", "arguments": {"b": 1, "a": [2]}}\n</tool_call><|im_end|>'
+
+
+# -- texts -----------------------------------------------------------------------------------------
+
+TEXT = "Q: The sky?\nA: blue\n\nQ: The grass?\nA: green"
+
+
+def text_record(text: str, *parts: str) -> Record:
+    spans = [[text.index(part), text.index(part) + len(part)] for part in parts]
+    return Record([], "data.jsonl:7", text=text, trained=spans)
+
+
+def test_the_parts_of_a_text_are_learned_and_its_end() -> None:
+    tokenizer = PLAIN.tokenizer()
+    sequence = to_sequence(tokenizer, text_record(TEXT, "blue", "green"), LONG)
+    assert tokenizer.decode(sequence.input_ids) == TEXT + "<|endoftext|>"
+    assert learned(tokenizer, sequence) == [" blue", " green<|endoftext|>"]
+
+
+def test_a_text_that_goes_on_after_what_is_learned_is_not_ended() -> None:
+    tokenizer = PLAIN.tokenizer()
+    sequence = to_sequence(tokenizer, text_record(TEXT, "blue"), LONG)
+    assert tokenizer.decode(sequence.input_ids) == TEXT
+    assert learned(tokenizer, sequence) == [" blue"]
+
+
+def test_a_text_that_ends_itself_is_not_ended_twice() -> None:
+    tokenizer = PLAIN.tokenizer()
+    text = "The sky is blue.<|endoftext|>"
+    sequence = to_sequence(tokenizer, text_record(text, text), LONG)
+    assert learned(tokenizer, sequence) == [text]
+
+
+@pytest.mark.parametrize("text", ["The sky is blue.", "<|begin_of_text|>The sky is blue."])
+def test_a_text_begins_with_the_token_that_a_completions_server_puts_before_it(text: str) -> None:
+    tokenizer = begun(LLAMA_3)
+    sequence = to_sequence(tokenizer, text_record(text, "The sky is blue."), LONG)
+    assert tokenizer.decode(sequence.input_ids) == "<|begin_of_text|>The sky is blue.<|eot_id|>"
+    assert learned(tokenizer, sequence) == ["The sky is blue.<|eot_id|>"]
+
+
+def begun(sample: Sample) -> PreTrainedTokenizerFast:
+    """Its tokenizer, which by itself puts its first token before a text."""
+    tokenizer = sample.tokenizer()
+    assert isinstance(tokenizer.bos_token, str)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[tokenizer.bos_token, "$A"], special_tokens=[(tokenizer.bos_token, tokenizer.bos_token_id)]
+    )
+    return tokenizer
+
+
+def test_a_text_needs_no_chat_template() -> None:
+    tokenizer = PLAIN.tokenizer()
+    tokenizer.chat_template = None
+    assert learned(tokenizer, to_sequence(tokenizer, text_record(TEXT, "blue"), LONG)) == [" blue"]
+
+
+@pytest.mark.parametrize("parts", [[], [""]])
+def test_a_text_of_which_nothing_is_learned_is_refused(parts: list[str]) -> None:
+    with pytest.raises(BadInput, match=r"^data\.jsonl:7: holds nothing to learn"):
+        see(PLAIN.tokenizer(), text_record(TEXT, *parts))
+
+
+def test_a_preference_pair_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    answers = conversation(("assistant", "Blue.")), conversation(("assistant", "Red."))
+    pair = Record(conversation(SKY[0]), "data.jsonl:7", chosen=answers[0], rejected=answers[1])
+    with pytest.raises(BadInput, match=r"^data\.jsonl:7: is a preference pair"):
+        to_sequence(tokenizer, pair, LONG)

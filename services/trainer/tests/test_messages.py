@@ -1,34 +1,109 @@
-"""Data files: what is read, and what is refused with its line."""
+"""OpenAI's messages: what becomes of each, and in which order they may stand."""
 
-import codecs
 import json
-from pathlib import Path
+from typing import Any
 
 import pytest
-from trainer_tiny import conversation, line, write_lines
+from trainer_tiny import conversation
 
-from hone_contract.errors import BadConfiguration, BadInput
-from hone_trainer.messages import read_records
-from hone_trainer.record import load_records
+from hone_trainer.data.messages import MAX_DEPTH, check_order, check_text, check_value, read_messages, shown
+from hone_trainer.data.rejection import Rejected
+from hone_trainer.record import Messages
 
-GOOD = line(("user", "Hi?"), ("assistant", "Hello."))
-SYSTEM = ("system", "Be kind.")
-USER = ("user", "Hi?")
-ASSISTANT = ("assistant", "Hello.")
+SYSTEM, USER, ASSISTANT = ("system", "Be kind."), ("user", "Hi?"), ("assistant", "Hello.")
+FUNCTION = {"name": "look", "arguments": '{"at": "sky"}'}
+RESULT = {"role": "tool", "tool_call_id": "a", "content": "blue"}
 
 
-def refusal(file: Path) -> str:
-    with pytest.raises(BadInput) as caught:
-        read_records(file)
+def call(*names: str) -> dict[str, Any]:
+    calls = [{"id": name, "type": "function", "function": FUNCTION} for name in names]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+def read(*values: Any) -> Messages:
+    return read_messages(list(values), set())
+
+
+def told(*values: Any) -> str:
+    with pytest.raises(Rejected) as caught:
+        check_order(read(*values))
     return str(caught.value)
 
 
-def message(**fields: object) -> str:
-    """A record whose first message is this one."""
-    return json.dumps({"messages": [fields, *conversation(ASSISTANT)]})
+# -- one message -----------------------------------------------------------------------------------
 
 
-# -- what is read ----------------------------------------------------------------------------------
+@pytest.mark.parametrize("text", ["\u2028", "\u2029", "\x85", "é 😀", "  indented\n\ttabs \r\n", ""])
+def test_a_text_comes_through_unchanged(text: str) -> None:
+    turns = conversation(USER, ("assistant", f"a{text}b"))
+    assert read(*turns) == turns
+
+
+def test_a_developer_is_the_system() -> None:
+    assert read({"role": "developer", "content": "Be kind."}) == conversation(SYSTEM)
+
+
+def test_parts_of_text_are_joined() -> None:
+    parts = [{"type": "text", "text": "Hi"}, {"type": "text", "text": "?"}]
+    assert read({"role": "user", "content": parts}) == conversation(USER)
+
+
+def test_a_refusal_is_an_answer() -> None:
+    refusal = {"role": "assistant", "content": None, "refusal": "Hello."}
+    assert read(refusal) == conversation(ASSISTANT)
+
+
+def test_a_call_needs_no_content_and_gets_its_arguments_as_text() -> None:
+    value = {"id": "a", "function": {"name": "look", "arguments": {"at": "sky"}}}
+    [message] = read({"role": "assistant", "content": None, "tool_calls": [value]})
+    assert message == call("a")
+
+
+@pytest.mark.parametrize(("weight", "kept"), [(0, 0), (1, 1), (1.0, 1), (None, None)])
+def test_an_answers_weight_is_kept(weight: float | None, kept: int | None) -> None:
+    [message] = read({"role": "assistant", "content": "Hello.", "weight": weight})
+    assert message.get("weight") == kept
+
+
+def test_other_roles_have_no_weight_but_keep_their_name() -> None:
+    assert read({"role": "user", "content": "Hi?", "weight": 1, "name": "Bob"}) == [
+        {"role": "user", "content": "Hi?", "name": "Bob"}
+    ]
+
+
+def test_fields_without_a_meaning_are_named() -> None:
+    unused: set[str] = set()
+    read_messages([{"role": "user", "content": "Hi?", "date": 1, "name": None}], unused)
+    assert unused == {"messages[].date"}
+
+
+@pytest.mark.parametrize("text", ["\t", "\n", "\r", "\x85", "\u2028", "\ufeff", "\U0010ffff"])
+def test_white_space_and_every_character_are_text(text: str) -> None:
+    check_text("it", text)
+
+
+@pytest.mark.parametrize("text", ["\0", "\x07", "\x0b", "\x1b", "\x7f", "\ud800", "\udfff"])
+def test_control_characters_and_halves_of_characters_are_not(text: str) -> None:
+    with pytest.raises(Rejected, match=r"^it has "):
+        check_text("it", f"a{text}b")
+
+
+def test_a_value_is_as_deep_as_can_be_read_later_and_no_deeper() -> None:
+    value: Any = "a"
+    for _ in range(MAX_DEPTH - 1):
+        value = {"in": value}
+    check_value("it", value)
+    with pytest.raises(Rejected, match=f"^it is nested more than {MAX_DEPTH} levels deep"):
+        check_value("it", [value])
+
+
+def test_a_value_is_shown_cut_short_however_deep_it_is() -> None:
+    assert shown("é" * 100) == '"' + "\\u00e9" * 6 + "\\u0…"
+    deep = json.loads("[" * 900 + "]" * 900)
+    assert len(shown(deep)) < 50
+
+
+# -- their order -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -40,136 +115,51 @@ def message(**fields: object) -> str:
         [SYSTEM, USER, ASSISTANT, USER, ASSISTANT],
     ],
 )
-def test_a_conversation_is_read_as_it_stands(tmp_path: Path, turns: list[tuple[str, str]]) -> None:
-    [record] = read_records(write_lines(tmp_path / "data.jsonl", [line(*turns)]))
-    assert record.messages == conversation(*turns)
-    assert record.source == "data.jsonl:1"
-
-
-@pytest.mark.parametrize("text", ["\u2028", "\u2029", "\x85", "é 😀", "  indented\n\ttabs \r\n"])
-def test_a_text_comes_through_unchanged(tmp_path: Path, text: str) -> None:
-    content = f"a{text}b"
-    file = write_lines(tmp_path / "data.jsonl", [line(USER, ("assistant", content)), GOOD])
-    records = read_records(file)
-    assert [record.source for record in records] == ["data.jsonl:1", "data.jsonl:2"]
-    assert records[0].messages[-1]["content"] == content
-
-    prepared = write_lines(tmp_path / "train.jsonl", [record.to_json() for record in records])
-    assert load_records(prepared) == records
-
-
-def test_byte_order_mark_crlf_blank_lines_and_a_missing_last_newline_do_no_harm(tmp_path: Path) -> None:
-    file = tmp_path / "data.jsonl"
-    file.write_bytes(codecs.BOM_UTF8 + f"{GOOD}\r\n\r\n  \n{GOOD}\r\n\n{GOOD}".encode())
-    assert [record.source for record in read_records(file)] == [
-        "data.jsonl:1",
-        "data.jsonl:4",
-        "data.jsonl:6",
-    ]
-
-
-def test_an_empty_prepared_file_has_no_records(tmp_path: Path) -> None:
-    assert load_records(write_lines(tmp_path / "eval.jsonl", [])) == []
-
-
-# -- what is refused -------------------------------------------------------------------------------
+def test_user_and_assistant_take_turns(turns: list[tuple[str, str]]) -> None:
+    check_order(conversation(*turns))
+    check_order(conversation(*turns[:-1]), answered=False)
 
 
 @pytest.mark.parametrize(
-    ("bad", "reason"),
+    ("turns", "reason"),
     [
-        ('{"messages": [}', "not JSON at column 15: Expecting value"),
-        ('{"messages": ["a\tb"]}', "not JSON at column 17: Invalid control character at"),
-        (f"{GOOD} {GOOD}", f"not JSON at column {len(GOOD) + 2}: Extra data"),
-        ("[" * 100_000, "is nested too deeply to be a record"),
-        ("[]", 'has no "messages" list; a record is'),
-        ("null", 'has no "messages" list; a record is'),
-        ('{"prompt": "Hi?"}', 'has no "messages" list; a record is'),
-        ('{"messages": {}}', 'has no "messages" list; a record is'),
-        ('{"messages": [], "weight": 1}', "has the key 'weight', which is not understood; remove it"),
-        ('{"messages": ["Hi?"]}', "messages[0] must have exactly the keys role and content"),
-        (message(role="user"), "messages[0] must have exactly the keys role and content"),
-        (message(role="user", content="Hi?", name="Bob"), "messages[0] must have exactly the keys"),
-        (
-            message(role="human", content="Hi?"),
-            "messages[0].role is 'human'; known are system, user, assistant",
-        ),
-        (message(role=["user"], content="Hi?"), "messages[0].role is ['user']; known are"),
-        (message(role="user", content=""), "messages[0].content is empty or no text"),
-        (message(role="user", content=" \n"), "messages[0].content is empty or no text"),
-        (message(role="user", content=None), "messages[0].content is empty or no text"),
-        (message(role="user", content=[{"type": "text"}]), "messages[0].content is empty or no text"),
-        (message(role="user", content="\ud83d"), "messages[0].content has half of a character"),
-        (line(USER, SYSTEM, ASSISTANT), "a system message may only come first"),
-        (line(SYSTEM, SYSTEM, USER, ASSISTANT), "a system message may only come first"),
-        (line(), "must end with an assistant message: there is no answer to learn"),
-        (line(SYSTEM), "must end with an assistant message: there is no answer to learn"),
-        (line(USER), "must end with an assistant message: there is no answer to learn"),
-        (line(ASSISTANT), "user and assistant must take turns, the user first"),
-        (line(USER, USER, ASSISTANT), "user and assistant must take turns, the user first"),
-        (line(USER, ASSISTANT, ASSISTANT), "user and assistant must take turns, the user first"),
+        ([USER, SYSTEM, ASSISTANT], "messages[1]: a system message may only come first"),
+        ([SYSTEM, SYSTEM, USER, ASSISTANT], "messages[1]: a system message may only come first"),
+        ([SYSTEM], "must end with an assistant message: there is no answer to learn"),
+        ([USER], "must end with an assistant message: there is no answer to learn"),
+        ([ASSISTANT], "messages[0] is the assistant's; user and assistant must take turns, user first"),
+        ([USER, USER, ASSISTANT], "messages[1] is the user's; user and assistant must take turns"),
+        ([USER, ASSISTANT, ASSISTANT], "messages[2] is the assistant's; user and assistant must take turns"),
     ],
 )
-def test_a_bad_record_is_refused_with_its_line(tmp_path: Path, bad: str, reason: str) -> None:
-    file = write_lines(tmp_path / "data.jsonl", [GOOD, "", bad, GOOD])
-    told = refusal(file)
-    assert told.startswith(f"{file}:3: {reason}")
-    assert "\n" not in told
+def test_another_order_is_refused(turns: list[tuple[str, str]], reason: str) -> None:
+    assert told(*conversation(*turns)).startswith(reason)
 
 
-def test_a_line_number_counts_lines_and_not_line_separators_in_a_text(tmp_path: Path) -> None:
-    separated = line(USER, ("assistant", "a\u2028b\u2028c"))
-    assert f"{tmp_path}/data.jsonl:2: " in refusal(write_lines(tmp_path / "data.jsonl", [separated, "{"]))
+def test_a_prompt_must_not_be_answered() -> None:
+    with pytest.raises(Rejected, match="must end with the user's turn"):
+        check_order(conversation(USER, ASSISTANT), answered=False)
 
 
-def test_every_bad_line_is_told(tmp_path: Path) -> None:
-    file = write_lines(tmp_path / "data.jsonl", ["{", GOOD, "[]"])
-    first, second = refusal(file).split("\n")
-    assert first.startswith(f"{file}:1: not JSON")
-    assert second.strip().startswith(f'{file}:3: has no "messages"')
+def test_results_follow_their_calls_in_any_order() -> None:
+    question, answer = conversation(USER, ASSISTANT)
+    check_order(read(question, call("a"), RESULT, answer))
+    check_order(read(question, call("a", "b"), {**RESULT, "tool_call_id": "b"}, RESULT, call("a")))
+    check_order(read(question, call("a")))
 
 
-def test_of_many_bad_lines_ten_are_told(tmp_path: Path) -> None:
-    file = write_lines(tmp_path / "data.jsonl", [GOOD] + ["[]"] * 25)
-    *told, more = refusal(file).split("\n")
-    assert [each.strip().split(": ")[0] for each in told] == [f"{file}:{n}" for n in range(2, 12)]
-    assert more.strip() == "… and 15 more bad lines"
+def test_results_without_calls_and_calls_without_results_are_refused() -> None:
+    question, answer = conversation(USER, ASSISTANT)
+    assert told(question, RESULT, answer) == "messages[1]: a tool's result without a call before it"
+    missing = 'messages[3]: comes before the result of call "b"'
+    assert told(question, call("a", "b"), RESULT, answer) == missing
+    other = {**RESULT, "tool_call_id": "c"}
+    assert told(question, call("a"), other, answer) == 'messages[2] answers "c", which was not called'
+    bare = {"role": "tool", "content": "blue"}
+    assert told(question, call("a"), bare, answer).startswith("messages[2].tool_call_id is missing")
 
 
-def test_ten_bad_lines_are_all_told(tmp_path: Path) -> None:
-    told = refusal(write_lines(tmp_path / "data.jsonl", ["[]"] * 10))
-    assert told.count("\n") == 9
-    assert "more bad lines" not in told
-
-
-@pytest.mark.parametrize("content", [b"", b"\n \r\n", codecs.BOM_UTF8])
-def test_a_file_without_records_is_refused(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "data.jsonl"
-    file.write_bytes(content)
-    assert refusal(file).startswith(f"{file}: holds no record")
-
-
-@pytest.mark.parametrize(
-    ("content", "number"),
-    [
-        (GOOD.encode("utf-16"), 1),
-        (f"{GOOD}\n\n".encode() + line(USER, ("assistant", "café")).encode("latin-1") + b"\n", 3),
-        (codecs.BOM_UTF8 + f"{GOOD}\n".encode() + b"\xff\n", 2),
-    ],
-)
-def test_a_file_that_is_not_utf8_is_refused_with_the_line(
-    tmp_path: Path, content: bytes, number: int
-) -> None:
-    file = tmp_path / "data.jsonl"
-    file.write_bytes(content)
-    assert refusal(file) == f"{file}:{number}: is not UTF-8; save the file as UTF-8"
-
-
-def test_a_file_that_is_not_there_is_bad_configuration(tmp_path: Path) -> None:
-    with pytest.raises(BadConfiguration, match=r"none\.jsonl: cannot be read: No such file .* --data"):
-        read_records(tmp_path / "none.jsonl")
-
-
-def test_a_folder_in_place_of_a_file_is_bad_configuration(tmp_path: Path) -> None:
-    with pytest.raises(BadConfiguration, match="cannot be read: Is a directory"):
-        read_records(tmp_path)
+def test_one_answer_must_be_learned() -> None:
+    question, answer = conversation(USER, ASSISTANT)
+    check_order(read(question, {**answer, "weight": 0}, question, answer))
+    assert told(question, {**answer, "weight": 0}) == "every answer has weight 0: there is nothing to learn"

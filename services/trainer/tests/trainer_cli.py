@@ -44,9 +44,13 @@ def run_trainer(folder: Path, *arguments: str | Path, **environment: str) -> Out
 
 
 def refusal(outcome: Outcome, code: int) -> str:
-    """Check that the command failed at once, with one line and this exit code; the line."""
+    """Check that the command failed at once, with one error and this exit code; what it told.
+
+    An error is a line; several mistakes in one input stand indented below it.
+    """
     assert (outcome.code, outcome.out) == (code, ""), outcome.err
-    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1, outcome.err
+    first, *more = outcome.err.splitlines()
+    assert first.startswith("error: ") and all(line.startswith(7 * " ") for line in more), outcome.err
     assert not outcome.imported & HEAVY
     return outcome.err
 

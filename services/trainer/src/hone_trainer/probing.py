@@ -1,32 +1,62 @@
 """Chooses and records the probes that travel with an adapter (see hone_contract.probes)."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from hone_contract.errors import BadInput
 from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER, sha256_of
 from hone_contract.probes import Probe, Probes
+from hone_trainer.chat_templates import Tools, client_messages
 from hone_trainer.conversation import IGNORED, Sequence, render_prompt
-from hone_trainer.record import Record
+from hone_trainer.record import Messages, Record
 from hone_trainer.scoring import say, score
 
 _CANDIDATES = 16
 _KEPT = 8
 _TOKENS = 24
+_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation that the assistant is to answer, as a client would send it."""
+
+    messages: Messages
+    tools: Tools | None
+    prompt: list[int]
+    """Its token ids, with the generation prompt."""
+
+
+def questions(tokenizer: PreTrainedTokenizerBase, records: list[Record]) -> list[Question]:
+    """A sample of the records' conversations, without those that the chat template refuses.
+
+    Raises BadInput when it refuses all: a model without probes could not be served.
+    """
+    asked = [_question(tokenizer, record) for record in _spread(records, _CANDIDATES)]
+    taken = [question for question in asked if question is not None]
+    if not taken:
+        raise BadInput(
+            f"{records[0].source}: the chat template refuses this conversation without its answer, and "
+            f"{len(asked) - 1} others, so there is nothing to prove the served model with; "
+            "set another model.chat_template"
+        )
+    return taken
 
 
 def make_probes(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, base: Path, records: list[Record]
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, asked: list[Question]
 ) -> Probes:
-    """Let the adapter model answer a sample of the records, and score its answers with and without it.
+    """Let the adapter model answer the questions, and score its answers with and without it.
 
     Kept are the answers on which the two differ most: there a server that serves the base, or a
-    subtle mistake in the merge, shows most clearly.
+    subtle mistake in the merge, shows most clearly. `folder` has the tokenizer's files.
     """
-    conversations = [record.messages[:-1] for record in _spread(records, _CANDIDATES)]
-    prompts = [render_prompt(tokenizer, messages) for messages in conversations]
+    prompts = [question.prompt for question in asked]
     answers = say(model, prompts, _TOKENS, end_tokens(model, tokenizer))
     sequences = [_continuation(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     adapter = score(model, sequences)
@@ -34,17 +64,18 @@ def make_probes(
         base_scores = score(model, sequences)
     probes = [
         Probe(
-            messages=conversations[index],
-            prompt_token_ids=prompts[index],
+            messages=question.messages,
+            tools=question.tools,
+            prompt_token_ids=question.prompt,
             continuation_token_ids=answers[index],
             base=base_scores[index].logprobs,
             adapter=adapter[index].logprobs,
         )
-        for index in range(len(sequences))
+        for index, question in enumerate(asked)
     ]
     return Probes(
-        tokenizer_sha256=sha256_of(base, TOKENIZER),
-        chat_template_sha256=sha256_of(base, CHAT_TEMPLATE),
+        tokenizer_sha256=sha256_of(folder, TOKENIZER),
+        chat_template_sha256=sha256_of(folder, CHAT_TEMPLATE),
         probes=sorted(probes, key=_difference, reverse=True)[:_KEPT],
     )
 
@@ -54,6 +85,18 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     named = model.generation_config.eos_token_id
     ids = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
     return {int(token) for token in ids if token is not None}
+
+
+def _question(tokenizer: PreTrainedTokenizerBase, record: Record) -> Question | None:
+    messages = client_messages(record.messages[:-1])
+    if not messages:
+        if record.text is None:
+            return None
+        messages = [{"role": "user", "content": record.text[:_CHARACTERS]}]
+    try:
+        return Question(messages, record.tools, render_prompt(tokenizer, messages, record.tools))
+    except TemplateError:
+        return None
 
 
 def _difference(probe: Probe) -> float:

@@ -1,6 +1,7 @@
 """`hone-trainer train`: TRL and PEFT do the training; what comes out is a sealed adapter."""
 
 import importlib.metadata
+import json
 import math
 import shutil
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase, PrinterCallback
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 from trl import SFTConfig, SFTTrainer
@@ -19,17 +20,18 @@ from trl import SFTConfig, SFTTrainer
 from hone_contract.artifact import Artifact, draft, seal, write_atomically
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.events import Reporter
-from hone_contract.model_files import TOKENIZER_FILES
+from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER_FILES
 from hone_contract.probes import write_probes
 from hone_contract.run_spec import RunSpec, TrainingSpec
 from hone_contract.spec_file import dump_run_spec
 from hone_contract.store import Store
 from hone_trainer.base import is_folder
+from hone_trainer.chat_templates import load_tokenizer
 from hone_trainer.conversation import Sequence, to_sequence
 from hone_trainer.diary import Diary, failure_told
 from hone_trainer.plan import Plan
-from hone_trainer.probing import make_probes
-from hone_trainer.record import Record, load_records
+from hone_trainer.probing import Question, make_probes, questions
+from hone_trainer.record import load_records
 from hone_trainer.scoring import mean_loss, score
 
 _TIED = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
@@ -43,8 +45,8 @@ class Tokenised:
 
     train: list[Sequence]
     eval: list[Sequence]
-    prompts: list[Record]
-    """Records that probes may be taken from: the evaluation's, or the training's if it has none."""
+    questions: list[Question]
+    """For the probes: from the evaluation's records, or from the training's if it has none."""
 
 
 def train(plan: Plan, store: Store) -> Artifact:
@@ -58,7 +60,7 @@ def train(plan: Plan, store: Store) -> Artifact:
         reporter = Reporter("trainer", folder / "events.jsonl")
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
-        tokenizer = AutoTokenizer.from_pretrained(plan.base.path)
+        tokenizer = load_tokenizer(plan.base.path, plan.chat_template)
         data = _tokenise(plan, tokenizer)
         return _train(plan, data, tokenizer, folder, reporter, partial)
 
@@ -84,7 +86,8 @@ def _train(
             "lower training.learning_rate"
         )
     reporter.tell("probing", "recording what the server will have to reproduce")
-    write_probes(partial, make_probes(trainer.model, tokenizer, plan.base.path, data.prompts))
+    _write_tokenizer(plan, partial)
+    write_probes(partial, make_probes(trainer.model, tokenizer, partial, data.questions))
     _write_adapter(trainer.model, plan, partial)
     metrics = {
         "seconds": seconds,
@@ -188,7 +191,7 @@ def _tokenise(plan: Plan, tokenizer: PreTrainedTokenizerBase) -> Tokenised:
     return Tokenised(
         train=[to_sequence(tokenizer, record, max_length) for record in train],
         eval=[to_sequence(tokenizer, record, max_length) for record in evaluation],
-        prompts=evaluation or train,
+        questions=questions(tokenizer, evaluation or train),
     )
 
 
@@ -220,9 +223,21 @@ def _write_adapter(model: PeftModel, plan: Plan, partial: Path) -> None:
     # LoRA never changes the base's own embeddings; PEFT would ask the Hub whether they grew.
     model.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False)
     (partial / "README.md").unlink(missing_ok=True)
+
+
+def _write_tokenizer(plan: Plan, partial: Path) -> None:
+    """The base's own files, byte for byte, but for a chat template that the spec chooses."""
     for name in TOKENIZER_FILES:
         if (plan.base.path / name).is_file():
             shutil.copyfile(plan.base.path / name, partial / name)
+    if plan.spec.model.chat_template is None:
+        return
+    (partial / CHAT_TEMPLATE).write_text(plan.chat_template, encoding="utf-8")
+    config_file = partial / "tokenizer_config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    if "chat_template" in config:
+        config["chat_template"] = plan.chat_template
+        config_file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _begin_diary(plan: Plan, folder: Path) -> None:

@@ -1,0 +1,87 @@
+"""From a row to a clean record or the reason why it is none; large files are refined on all cores."""
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from typing import Any, NamedTuple
+
+from hone_contract.data_spec import CleanSpec
+from hone_trainer.data.cleaning import Candidate, clean, to_candidate
+from hone_trainer.data.filters import Filter
+from hone_trainer.data.formats import How, read_record
+from hone_trainer.data.reading import Block, Row, block_rows
+from hone_trainer.data.rejection import Rejected, printable
+
+EXCERPT = 120
+"""Characters of a rejected row that are kept, at most."""
+
+Part = tuple[str, Block | Row]
+"""A file's name, and some of its rows."""
+
+
+class Refined(NamedTuple):
+    """What one row came to."""
+
+    line: int
+    outcome: Candidate | Rejected | None
+    """None: a good record that no filter wants."""
+    unused: tuple[str, ...] = ()
+    """Fields without a meaning."""
+
+
+@dataclass(frozen=True)
+class Refinery:
+    """What is done to each row of one source, without a look at any other row."""
+
+    how: How
+    clean: CleanSpec
+    filter: Filter
+
+    def refine(self, row: Row) -> Refined:
+        unused: set[str] = set()
+        try:
+            draft = read_record(row.value, self.how, unused)
+            clean(draft, self.clean)
+        except Rejected as problem:
+            told = Rejected(problem.reason, str(problem), excerpt(problem.excerpt or row.value))
+            return Refined(row.line, told)
+        wanted = self.filter.wants(row.value, draft)
+        return Refined(row.line, to_candidate(draft, row.line) if wanted else None, tuple(unused))
+
+    def refine_part(self, part: Block | Row) -> list[Refined]:
+        rows = block_rows(part) if isinstance(part, Block) else [part]
+        return [self.refine(row) for row in rows]
+
+    def refine_all(self, parts: Iterable[Part], *, on_all_cores: bool) -> Iterator[tuple[str, Refined]]:
+        """What every row came to, in order, with its file's name."""
+        refined = self._on_all_cores(parts) if on_all_cores else ((n, self.refine_part(p)) for n, p in parts)
+        for name, found in refined:
+            for each in found:
+                yield name, each
+
+    def _on_all_cores(self, parts: Iterable[Part]) -> Iterator[tuple[str, list[Refined]]]:
+        cores = len(os.sched_getaffinity(0))
+        # Not forked: the library that finds near-duplicates has threads.
+        with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
+            running: deque[tuple[str, Future[list[Refined]]]] = deque()
+            for name, part in parts:
+                running.append((name, pool.submit(self.refine_part, part)))
+                # A few ahead keep every core busy, and the memory bounded.
+                if len(running) > 2 * cores:
+                    first, done = running.popleft()
+                    yield first, done.result()
+            for first, done in running:
+                yield first, done.result()
+
+
+def excerpt(row: Any) -> str:
+    """The beginning of a row, on one line, for a person to recognise it."""
+    try:
+        text = row if isinstance(row, str) else json.dumps(row, ensure_ascii=False, default=str)
+    except (ValueError, RecursionError):
+        text = ""
+    return printable(text, EXCERPT)

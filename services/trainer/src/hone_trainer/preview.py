@@ -1,0 +1,75 @@
+"""`hone-trainer preview`: records as the model will see them, and what of them it learns."""
+
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from hone_trainer.chat_templates import load_tokenizer
+from hone_trainer.conversation import Seen, see
+from hone_trainer.plan import Plan
+from hone_trainer.record import Record, load_records
+
+_LEARNED, _PLAIN = "\x1b[1;32m", "\x1b[0m"
+# Data must not command a terminal. Line breaks and tabs stay; the others get Unicode's pictures of them.
+_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
+_PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One record, in the parts that are learned or not."""
+
+    source: str
+    tokens: int
+    learned: int
+    """Tokens that are learned."""
+    parts: list[tuple[str, bool]]
+    """Texts with special tokens, each with whether it is learned."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.source}: {self.tokens} tokens, {self.learned} learned"
+
+
+def preview(plan: Plan, count: int) -> list[Shown]:
+    """At most `count` of the training records, evenly spread. Raises BadInput as training would."""
+    tokenizer = load_tokenizer(plan.base.path, plan.chat_template)
+    return [show(tokenizer, record) for record in _spread(plan.dataset.path / "train.jsonl", count)]
+
+
+def show(tokenizer: PreTrainedTokenizerBase, record: Record) -> Shown:
+    """One record. Raises BadInput as training would."""
+    seen = see(tokenizer, record)
+    return Shown(record.source, len(seen.ids), sum(seen.learned), _parts(seen))
+
+
+def as_text(shown: list[Shown], *, colour: bool) -> str:
+    """For a terminal in colour, for anything else with what is learned between ⟦ and ⟧."""
+    begin, end = (_LEARNED, _PLAIN) if colour else ("⟦", "⟧")
+    bold, plain = ("\x1b[1m", _PLAIN) if colour else ("── ", "")
+    return "\n".join(
+        f"{bold}{record.title}{plain}\n"
+        + "".join(f"{begin}{text}{end}" if learned else text for text, learned in record.parts)
+        + "\n"
+        for record in shown
+    )
+
+
+def _spread(path: Path, count: int) -> list[Record]:
+    records = load_records(path)
+    count = min(count, len(records))
+    return [records[index * len(records) // count] for index in range(count)]
+
+
+def _parts(seen: Seen) -> list[tuple[str, bool]]:
+    """White space before a token goes with it."""
+    parts, position = [], 0
+    tokens = zip(seen.spans, seen.learned, strict=True)
+    for learned, group in groupby(tokens, key=lambda token: token[1]):
+        end = max(span[1] for span, _ in group)
+        parts.append((seen.text[position:end].translate(_PICTURES), learned))
+        position = end
+    rest = seen.text[position:].translate(_PICTURES)
+    return [*parts, (rest, False)] if rest else parts
