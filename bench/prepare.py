@@ -1,14 +1,14 @@
-"""Preparing data: Hone's whole validation and cleaning against a bare pass of the JSON parser (`make bench-data`).
+"""Preparing data: Hone's whole validation and cleaning against a bare pass of the parser (`make bench-data`).
 
-The file: 1 GB (--megabytes) of OpenAI's messages JSONL, about 1.5 KB a record: a system prompt that all share,
-a question and an answer of made-up words with the frequencies of a language (Zipf). 10 % of the records are
-exact copies of earlier ones, 2 % are near copies in which 3 % of the words are others. Seed 42.
+The file: 1 GB (--megabytes) of OpenAI's messages JSONL, about 1.5 KB a record: a system prompt that all
+share, a question and an answer of made-up words with the frequencies of a language (Zipf). 10 % of the
+records are exact copies of earlier ones, 2 % are near copies in which 3 % of the words are others. Seed 42.
 
-Hone's side is `hone-trainer prepare` with its defaults, but for a Hub base that is not there, so that no tokens
-are counted: read, validate, clean, find exact and near duplicates, split, write, seal. The other side is a process
-that reads the file line by line and calls `json.loads`, the parser that Hone uses. In turns, medians.
-`tokenize_ratio` is apart: rendering, tokenising and masking the first 32 MB with the demo base, over the
-bare pass's time for as many bytes.
+Hone's side is `hone-trainer prepare` with its defaults, but for a Hub base that is not there, so that no
+tokens are counted: read, validate, clean, find exact and near duplicates, split, write, seal. The other side
+is a process that reads the file line by line and calls `json.loads`, the parser that Hone uses. In turns,
+medians. `tokenize_ratio` is apart: rendering, tokenising and masking the first 32 MB with the demo base, over
+the bare pass's time for as many bytes.
 
 Run it on an idle machine. The last line printed is JSON.
 """

@@ -23,7 +23,7 @@ class FilterSpec(Shape):
     """A test of one record. It holds when a keyword occurs, or the pattern matches; case does not count."""
 
     keywords: list[Text] = []
-    """Words or phrases; each must stand between characters that belong to no word."""
+    """Words or phrases; around each must stand no letter or digit, but in scripts without spaces."""
     regex: Annotated[str, AfterValidator(_compiles)] | None = None
     """A regular expression (Python's `re`), searched for anywhere in the text. None: keywords only."""
     field: Text | None = None
@@ -90,7 +90,8 @@ class CleanSpec(Shape):
     trim: bool = True
     """Whether white space around each message is removed."""
     duplicates: bool = True
-    """Whether a record that repeats an earlier one is removed; case and white space do not count."""
+    """Whether a record that repeats an earlier one, or is like it, is removed; case and white space do not
+    count."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.9
     """Removed is a record that is this similar to an earlier one (Jaccard similarity of the texts' 8-byte
     pieces, system prompts left out). Texts under 200 bytes are left alone. None: no such search."""

@@ -150,13 +150,6 @@ def test_prepare_prints_the_dataset_and_loads_no_model_library_without_the_base(
     )
 
 
-def test_prepare_counts_tokens_with_a_base_that_is_at_hand(folder: Path) -> None:
-    done = run_trainer(folder, "prepare", "run.yaml", "--data", "data.jsonl")
-    assert done.code == 0, done.err
-    report = json.loads((folder / "store" / "datasets" / done.out.strip() / "report.json").read_text())
-    assert (report["tokens"]["base"], report["accepted"]) == ("tiny-llama", 4)
-
-
 def test_importing_a_folder_loads_no_model_library(folder: Path) -> None:
     done = run_trainer(folder, "import-base", "./model", "--name", "mine")
     assert done.code == 0, done.err

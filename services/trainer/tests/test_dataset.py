@@ -7,23 +7,28 @@ from typing import Any
 
 import pytest
 from trainer_accounting import account_of
-from trainer_tiny import line, questions, write_lines
+from trainer_tiny import CHATML, line, questions, write_lines
 
 from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.data_spec import DataSpec
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.events import Reporter
 from hone_contract.store import Store
+from hone_trainer.base import import_base, locate
+from hone_trainer.chat_templates import load_tokenizer
+from hone_trainer.conversation import see
 from hone_trainer.data.dataset import Counting
 from hone_trainer.data.dataset import prepare as prepare_counted
+from hone_trainer.data.tokeniser import Tokeniser
 from hone_trainer.record import load_records
 
+REPORTER = Reporter("trainer")
 UNCOUNTED = Counting(known=None, fetch=None, longest=2048)
 
 
 def prepare(folder: Path, store: Store, **data: Any) -> Artifact:
     spec = DataSpec.model_validate({"train": "data.jsonl", **data})
-    return prepare_counted(spec, folder, store, UNCOUNTED, Reporter("trainer"))
+    return prepare_counted(spec, folder, store, UNCOUNTED, REPORTER)
 
 
 def sources(dataset: Artifact, name: str) -> list[str]:
@@ -195,7 +200,7 @@ def test_the_name_comes_from_the_file_and_fits_the_store(tmp_path: Path, store: 
 def test_nothing_is_written_when_too_many_records_are_bad(tmp_path: Path, store: Store, bad: str) -> None:
     for name in ("train", "eval"):
         write_lines(tmp_path / f"{name}.jsonl", questions(3) + ["{"] * (name == bad))
-    told = rf"1 of 7 records are bad: 14\.3%, and data\.max_rejected is 5\.0%.*\n +{bad}\.jsonl:4: not JSON"
+    told = rf"1 of 7 records are bad, and data\.max_rejected 0\.05 allows 0; .*\n +{bad}\.jsonl:4: not JSON"
     with pytest.raises(BadInput, match=told):
         prepare(tmp_path, store, train="train.jsonl", eval="eval.jsonl")
     assert not store.root.exists()
@@ -232,3 +237,66 @@ def test_nothing_is_written_when_the_evaluation_file_is_missing(store: Store, da
     with pytest.raises(BadConfiguration, match=r"none\.jsonl: there is no such file"):
         prepare(data_file.parent, store, eval="none.jsonl")
     assert not store.root.exists()
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tokeniser(llama_folder: Path, store: Store) -> Tokeniser:
+    return Tokeniser(import_base(locate(str(llama_folder), None), store), CHATML)
+
+
+def test_records_are_counted_with_the_base_that_they_train(
+    store: Store, data_file: Path, tokeniser: Tokeniser
+) -> None:
+    counting = Counting(known=tokeniser, fetch=None, longest=2048)
+    dataset = prepare_counted(DataSpec(train="data.jsonl"), data_file.parent, store, counting, REPORTER)
+    tokens = json.loads((dataset.path / "report.json").read_text(encoding="utf-8"))["tokens"]
+    tokenizer = load_tokenizer(tokeniser.folder, CHATML)
+    seen = [see(tokenizer, record) for record in load_records(dataset.path / "train.jsonl")]
+    assert tokens["base"] == "tiny-llama"
+    assert tokens["per_epoch"] == sum(len(each.ids) for each in seen)
+    assert tokens["learned_per_epoch"] == sum(sum(each.learned) for each in seen)
+    assert tokens["longest"] == max(len(each.ids) for each in seen)
+    assert sum(bar["records"] for bar in tokens["histogram"]) == len(seen)
+    assert dataset.manifest.id != prepare(data_file.parent, store).manifest.id
+
+
+def test_records_that_are_too_long_or_too_short_are_rejected_with_their_line(
+    tmp_path: Path, store: Store, tokeniser: Tokeniser
+) -> None:
+    odd = [line(("user", "Hi?"), ("assistant", "blue " * 100)), line(("user", "?"), ("assistant", "!"))]
+    write_lines(tmp_path / "data.jsonl", [*questions(38), *odd])
+    data = DataSpec(train="data.jsonl", min_tokens=20)
+    counting = Counting(known=tokeniser, fetch=None, longest=64)
+    dataset = prepare_counted(data, tmp_path, store, counting, REPORTER)
+    rejected = [json.loads(each) for each in (dataset.path / "rejected.jsonl").open(encoding="utf-8")]
+    assert [(each["line"], each["reason"]) for each in rejected] == [(39, "too_long"), (40, "too_short")]
+
+
+def test_the_base_is_fetched_only_when_the_data_was_found_good(tmp_path: Path, store: Store) -> None:
+    def fetch() -> Tokeniser:
+        raise AssertionError("the base was fetched")
+
+    write_lines(tmp_path / "data.jsonl", ["{"])
+    with pytest.raises(BadInput, match="not JSON"):
+        counting = Counting(known=None, fetch=fetch, longest=64)
+        prepare_counted(DataSpec(train="data.jsonl"), tmp_path, store, counting, REPORTER)
+
+
+@pytest.mark.chain
+def test_many_records_are_counted_on_all_cores_in_their_order(tokeniser: Tokeniser) -> None:
+    lines_ = [each.encode() + b"\n" for each in _records(3000)]
+    measured = list(tokeniser.measure(lines_, len(lines_)))
+    assert len(measured) == 3000
+    assert [each.tokens for each in measured[:100]] == [
+        each.tokens for each in tokeniser.measure(lines_[:100], 100)
+    ]
+
+
+def _records(count: int) -> list[str]:
+    return [
+        json.dumps({**json.loads(each), "source": f"data.jsonl:{number}"})
+        for number, each in enumerate(questions(count), 1)
+    ]

@@ -9,8 +9,9 @@ import pytest
 
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_trainer.data.files import find_files
-from hone_trainer.data.reading import MAX_RECORD, Row, read_rows
+from hone_trainer.data.reading import read_rows
 from hone_trainer.data.rejection import Rejected
+from hone_trainer.data.rows import MAX_RECORD, Row
 
 BLOCK = 2**20
 

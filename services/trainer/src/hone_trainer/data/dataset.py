@@ -22,10 +22,10 @@ from hone_contract.store import Store
 from hone_trainer.data.choosing import Choice, choose
 from hone_trainer.data.gathering import Gathering
 from hone_trainer.data.pool import Pool
-from hone_trainer.data.refining import EXCERPT
 from hone_trainer.data.rejection import Rejected
 from hone_trainer.data.report import Lengths, make_report, tell_report
 from hone_trainer.data.report_page import SHOWN, report_page
+from hone_trainer.data.rows import EXCERPT
 from hone_trainer.data.sources import Source, open_sources
 from hone_trainer.data.tally import Tally
 from hone_trainer.data.tokeniser import Tokeniser
@@ -101,11 +101,11 @@ class _Work:
         for source, counts in zip(self.sources, self.tally.sources, strict=True):
             if not counts.read:
                 raise BadInput(f"{source.name}: holds no record")
-        share, allowed = self.tally.rejected / self.tally.read, self.data.max_rejected
-        if share > allowed:
+        allowed = int(self.data.max_rejected * self.tally.read)
+        if self.tally.rejected > allowed:
             told = (
-                f"{self.tally.rejected} of {self.tally.read} records are bad: {share:.1%}, and "
-                f"data.max_rejected is {allowed:.1%}; mend or remove them"
+                f"{self.tally.rejected} of {self.tally.read} records are bad, and data.max_rejected "
+                f"{self.data.max_rejected:g} allows {allowed}; mend or remove them"
             )
             raise BadInput("\n       ".join([told, *self.tally.problems()]))
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from hone_contract.data_spec import FilterSpec, SourceSpec
 from hone_trainer.data.formats import Draft
+from hone_trainer.data.messages import ROLES
+from hone_trainer.data.rejection import Rejected
 
 # Thai to Tibetan, Burmese, Khmer, kana and Chinese characters; Korean endings follow a word without a space.
 _RANGES = (
@@ -28,7 +30,10 @@ class Filter:
         self._exclude = [_Test(each) for each in source.exclude]
 
     def wants(self, row: Any, draft: Draft) -> bool:
-        """Whether a row, and the record that was made of it, is to be kept."""
+        """Whether a row, and the record that was made of it, is to be kept.
+
+        Raises Rejected when a test looks at a column that the row has not.
+        """
         if self._include and not any(test.holds(row, draft) for test in self._include):
             return False
         return not any(test.holds(row, draft) for test in self._exclude)
@@ -65,6 +70,8 @@ def _text_of(field: str | None, row: Any, draft: Draft) -> str:
     if isinstance(row, Mapping) and field in row:
         value = row[field]
         return value if isinstance(value, str) else _as_text(value)
+    if field is not None and field not in ROLES:
+        raise Rejected("missing_column", f"has no column {field!r} to filter by; it is no role either")
     every = draft.messages + (draft.chosen or [])
     return "\n".join(message["content"] for message in every if field in (None, message["role"]))
 

@@ -30,7 +30,7 @@ class Gathering:
     def __init__(self, data: DataSpec, sources: list[Source], pool: Pool, tally: Tally) -> None:
         self.data, self.sources, self.pool, self.tally = data, sources, pool, tally
         self._seen: dict[bytes, tuple[int, bytes]] = {}
-        near = data.clean.near_duplicates
+        near = data.clean.near_duplicates if data.clean.duplicates else None
         self._likeness = Likeness(near) if near is not None else None
 
     def run(self, progress: Progress) -> set[int]:

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
 
 from hone_contract.data_spec import SourceSpec
 from hone_contract.errors import BadConfiguration, BadInput, RetryableFailure
-from hone_trainer.data.reading import Row
+from hone_trainer.data.rows import Row
 
 _BUFFER = 10_000
 """Rows among which the next one is drawn."""

@@ -11,7 +11,7 @@ from typing import Any
 from hone_trainer.data.rejection import Rejected
 from hone_trainer.record import Message, Messages
 
-_ROLES = {
+ROLES = {
     "system": "system",
     "developer": "system",
     "user": "user",
@@ -137,9 +137,9 @@ def _message(place: str, value: Any, unused: set[str]) -> Message:
 
 def _role(place: str, value: dict[str, Any]) -> str:
     role = value.get("role")
-    known = _ROLES.get(role) if isinstance(role, str) else None
+    known = ROLES.get(role) if isinstance(role, str) else None
     if known is None:
-        raise Rejected("unknown_role", f"{place}.role is {shown(role)}; known are {', '.join(_ROLES)}")
+        raise Rejected("unknown_role", f"{place}.role is {shown(role)}; known are {', '.join(ROLES)}")
     return known
 
 

@@ -13,11 +13,9 @@ from hone_contract.data_spec import CleanSpec
 from hone_trainer.data.cleaning import Candidate, clean, to_candidate
 from hone_trainer.data.filters import Filter
 from hone_trainer.data.formats import How, read_record
-from hone_trainer.data.reading import Block, Row, block_rows
+from hone_trainer.data.json_files import block_rows
 from hone_trainer.data.rejection import Rejected, printable
-
-EXCERPT = 120
-"""Characters of a rejected row that are kept, at most."""
+from hone_trainer.data.rows import EXCERPT, Block, Row
 
 Part = tuple[str, Block | Row]
 """A file's name, and some of its rows."""
@@ -46,10 +44,10 @@ class Refinery:
         try:
             draft = read_record(row.value, self.how, unused)
             clean(draft, self.clean)
+            wanted = self.filter.wants(row.value, draft)
         except Rejected as problem:
             told = Rejected(problem.reason, str(problem), excerpt(problem.excerpt or row.value))
             return Refined(row.line, told)
-        wanted = self.filter.wants(row.value, draft)
         return Refined(row.line, to_candidate(draft, row.line) if wanted else None, tuple(unused))
 
     def refine_part(self, part: Block | Row) -> list[Refined]:

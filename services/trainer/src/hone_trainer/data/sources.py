@@ -14,7 +14,8 @@ from hone_contract.model_files import sha256_of
 from hone_trainer.data.files import DataFile, find_files
 from hone_trainer.data.filters import Filter
 from hone_trainer.data.formats import How
-from hone_trainer.data.reading import Block, Row, read_parts
+from hone_trainer.data.reading import read_parts
+from hone_trainer.data.rows import Block, Row
 
 _LARGE = 32 * 10**6
 """Bytes."""
