@@ -92,7 +92,7 @@ class CleanSpec(Shape):
     duplicates: bool = True
     """Whether a record that repeats an earlier one, or is like it, is removed; case and white space do not
     count."""
-    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.9
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = 0.8
     """Removed is a record that is this similar to an earlier one (Jaccard similarity of the texts' 8-byte
     pieces, system prompts left out). Texts under 200 bytes are left alone. None: no such search."""
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from hone_trainer.data.likeness import MIN_BYTES, Likeness
+from hone_trainer.data.likeness import MIN_BYTES, Likeness, sign
 
 _SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er")]
 
@@ -37,8 +37,8 @@ def changed(drawing: random.Random, text: list[str], least: float) -> str:
 
 def repeats(threshold: float, texts: list[str]) -> dict[int, int]:
     likeness = Likeness(threshold)
-    for key, text in enumerate(texts):
-        likeness.add(key, text.encode())
+    for key, signature in enumerate(sign([text.encode() for text in texts])):
+        likeness.add(key, signature)
     return likeness.repeats()
 
 
@@ -81,7 +81,22 @@ def test_short_texts_are_left_alone() -> None:
     assert repeats(0.5, [short + "z", short + "z"]) == {1: 0}
 
 
-def test_many_texts_are_compared_over_all_their_batches() -> None:
+def test_texts_that_share_a_long_beginning_are_told_apart_and_the_copy_is_found() -> None:
+    """They share bands by the hundred, and only a few of those are compared."""
+    drawing = random.Random(5)
+    beginning = " ".join(words(drawing, 60))
+    texts = [" ".join([beginning, *words(drawing, 60)]) for _ in range(600)]
+    copy = changed(drawing, texts[3].split(" "), 0.95)
+    assert repeats(0.8, [*texts, copy]) == {600: 3}
+
+
+def test_a_text_has_one_signature_whatever_stands_beside_it() -> None:
+    texts = [" ".join(words(random.Random(seed), 100)).encode() for seed in range(3)]
+    assert sign(texts)[1:] == sign(texts[1:2]) + sign(texts[2:])
+    assert sign([b"short", texts[0]]) == [b"", *sign(texts[:1])]
+
+
+def test_many_texts_are_compared() -> None:
     drawing = random.Random(4)
     tail = " ".join(words(drawing, 100))
     texts = [" ".join(str(drawing.random()) for _ in range(12)) for _ in range(4200)]

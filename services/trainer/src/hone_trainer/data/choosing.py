@@ -1,9 +1,10 @@
 """Which of the good records are taken, how often, and on which side."""
 
-import hashlib
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+
+import numpy
 
 from hone_contract.data_spec import DataSpec
 from hone_contract.errors import BadInput
@@ -93,17 +94,18 @@ def _set_aside(data: DataSpec, drawn: dict[int, list[int]], missing: dict[int, i
     """
     if data.eval_fraction == 0 and data.eval_count is None:
         return []
-    ranks = {
-        number: _rank(data.seed, pool.digest(number)) for numbers in drawn.values() for number in numbers
-    }
-    to_repeat = {max(numbers, key=ranks.__getitem__) for index, numbers in drawn.items() if missing[index]}
-    ranked = sorted(ranks.keys() - to_repeat, key=lambda number: (ranks[number], number))
-    below = sum(ranks[number] < data.eval_fraction for number in ranked)
-    count = data.eval_count if data.eval_count is not None else max(1, below)
-    return sorted(ranked[: min(count, max(0, len(ranks) - 1))])
+    to_repeat = {_last(data.seed, numbers, pool) for index, numbers in drawn.items() if missing[index]}
+    every = sorted(number for numbers in drawn.values() for number in numbers)
+    numbers = [number for number in every if number not in to_repeat]
+    ranks = pool.ranks(data.seed, numbers)
+    count = (
+        data.eval_count if data.eval_count is not None else max(1, int((ranks < data.eval_fraction).sum()))
+    )
+    # Stable, so that of equal records the first come first.
+    ranked = numpy.argsort(ranks, kind="stable")[: min(count, max(0, len(every) - 1))]
+    return sorted(numbers[at] for at in ranked.tolist())
 
 
-def _rank(seed: int, digest: bytes) -> float:
-    """A number from 0 to below 1."""
-    hashed = hashlib.blake2b(digest, digest_size=8, key=str(seed).encode()).digest()
-    return int.from_bytes(hashed, "big") / 2**64
+def _last(seed: int, numbers: list[int], pool: Pool) -> int:
+    """The record that would be the last to be set aside."""
+    return numbers[int(pool.ranks(seed, numbers).argmax())]

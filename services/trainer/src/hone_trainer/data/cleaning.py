@@ -20,7 +20,7 @@ class Candidate(NamedTuple):
 
     line: int
     form: str
-    body: str
+    body: bytes
     """The record as JSON, without its place and its last brace."""
     exact: bytes
     """Equal for records that are equal in every character."""
@@ -28,9 +28,11 @@ class Candidate(NamedTuple):
     """Equal for records that differ only in case and white space."""
     text: bytes
     """What is compared for likeness: all but the system prompt, in one case and without white space."""
+    signature: bytes = b""
+    """Of the text, once it was signed; the text is then dropped."""
 
-    def to_json(self, source: str) -> str:
-        return f'{self.body}, "source": {_ENCODER.encode(source)}}}\n'
+    def to_json(self, source: str) -> bytes:
+        return self.body + f', "source": {_ENCODER.encode(source)}}}\n'.encode()
 
 
 def clean(draft: Draft, how: CleanSpec) -> None:
@@ -52,14 +54,14 @@ def to_candidate(draft: Draft, line: int) -> Candidate:
     for key in ("tools", "text", "trained", "chosen", "rejected"):
         if (value := getattr(draft, key)) is not None:
             values[key] = value
-    body = _ENCODER.encode(values)
+    body = _ENCODER.encode(values).encode()
     every = draft.messages + (draft.chosen or []) + (draft.rejected or [])
     said = [_squeezed(message["content"]) for message in every]
     return Candidate(
         line=line,
         form=draft.form,
         body=body[:-1],
-        exact=_digest(body.encode()),
+        exact=_digest(body),
         normalised=_digest(_normalised(draft, every, said)),
         text=b"\n".join(
             text for message, text in zip(every, said, strict=True) if message["role"] != "system"

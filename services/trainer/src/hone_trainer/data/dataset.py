@@ -154,7 +154,7 @@ class _Work:
         with draft(target, plan) as partial:
             for name, numbers in (("train", choice.train), ("eval", choice.eval)):
                 with (partial / f"{name}.jsonl").open("wb") as file:
-                    file.writelines(self.pool.lines(numbers))
+                    self.pool.write(numbers, file)
             for name, lines in (("rejected", self.rejected), ("removed", self.removed)):
                 lines.seek(0)
                 with (partial / f"{name}.jsonl").open("w", encoding="utf-8") as file:

@@ -47,7 +47,7 @@ class Gathering:
         counts = self.tally.sources[number]
         wanted = _read_ahead(source)
         began = told = time.monotonic()
-        refinery = Refinery(source.how, self.data.clean, source.filter)
+        refinery = Refinery(source.how, self.data.clean, source.filter, self._likeness is not None)
         for name, refined in refinery.refine_all(source.parts(), on_all_cores=source.is_large):
             counts.read += 1
             self._take(number, name, refined)
@@ -81,7 +81,7 @@ class Gathering:
         self.tally.sources[number].forms[candidate.form] += 1
         self._seen.setdefault(candidate.normalised, (kept, candidate.exact))
         if self._likeness is not None:
-            self._likeness.add(kept, candidate.text)
+            self._likeness.add(kept, candidate.signature)
 
     def _reason(self, number: int, first: tuple[int, bytes], candidate: Candidate) -> Removal:
         if self._is_leak(number, first[0]):

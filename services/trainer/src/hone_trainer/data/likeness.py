@@ -1,96 +1,97 @@
-"""Near-duplicates: MinHash signatures and locality-sensitive hashing, by rensa.
+"""Near-duplicates, found by MinHash signatures and locality-sensitive hashing.
 
 A text's pieces are its runs of 8 bytes, so no language needs to be cut into words. Two texts are
-alike by the share of pieces that they have in common (Jaccard similarity), which is estimated from
-signatures of 64 numbers (Broder 1997, "On the resemblance and containment of documents").
-rensa finds the few texts that share a band of their signature with another one; only those are
-compared one by one.
+alike by the share of pieces that they have in common (Jaccard similarity), which the share of equal
+numbers in their signatures estimates (Broder 1997, "On the resemblance and containment of
+documents"). rensa makes the signatures. Texts that share a band of their signature with another one
+are compared; the others are not.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
-from itertools import chain
 
 import numpy
-from rensa import RMinHash, RMinHashDigestMatrix, RMinHashLSH
+from numpy.typing import NDArray
+from rensa import RMinHash
 
 MIN_BYTES = 200
 """A shorter text has too few pieces to tell a paraphrase from a copy."""
 _PIECE = 8
-_NUMBERS = 64
+_NUMBERS = 128
 _SEED = 42
-_AT_ONCE = 4096
+# Texts with much in common, such as a long prompt, share bands by the thousand; what is compared has a bound.
+_COMPARED = 16
+
+Numbers = NDArray[numpy.uint32]
+
+
+def sign(texts: list[bytes]) -> list[bytes]:
+    """The signature of each text, 128 numbers of 4 bytes; none for a text that is too short."""
+    long = [text for text in texts if len(text) >= MIN_BYTES]
+    if not long:
+        return [b""] * len(texts)
+    pieces, starts = _pieces(long)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(pieces, starts, _NUMBERS, _SEED)
+    signatures = iter(numpy.array(matrix.to_rows(), dtype=numpy.uint32))
+    return [next(signatures).tobytes() if len(text) >= MIN_BYTES else b"" for text in texts]
 
 
 class Likeness:
-    """Collects texts in order, and then tells which of them are much like an earlier one."""
+    """Collects signatures in order, and then tells which texts are much like an earlier one."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self._rows = _rows(threshold)
-        self._index = RMinHashLSH(threshold, _NUMBERS, _NUMBERS // self._rows)
-        self._signatures: list[RMinHashDigestMatrix] = []
-        self._waiting: list[bytes] = []
         self._keys: list[int] = []
+        self._numbers = bytearray()
 
-    def add(self, key: int, text: bytes) -> None:
-        """Remember a text; keys rise. Short texts are passed over."""
-        if len(text) < MIN_BYTES:
-            return
-        self._keys.append(key)
-        self._waiting.append(text)
-        if len(self._waiting) == _AT_ONCE:
-            self._flush()
+    def add(self, key: int, signature: bytes) -> None:
+        """Remember a text's signature; keys rise. Texts without one are passed over."""
+        if signature:
+            self._keys.append(key)
+            self._numbers += signature
 
     def repeats(self) -> dict[int, int]:
         """For each text that is like an earlier one, which is kept: its key, and the earlier one's."""
-        self._flush()
-        kept: dict[bytes, list[tuple[int, numpy.ndarray]]] = defaultdict(list)
+        signatures = numpy.frombuffer(self._numbers, numpy.uint32).reshape(-1, _NUMBERS)
+        kept: dict[bytes, list[int]] = defaultdict(list)
         found = {}
-        for at, signature in self._suspects():
-            bands = self._bands(signature)
-            near = chain.from_iterable(kept[band] for band in bands)
-            first = min((k for k, other in near if self._alike(signature, other)), default=None)
-            if first is None:
-                for band in bands:
-                    kept[band].append((at, signature))
-            else:
-                found[self._keys[at]] = self._keys[first]
+        for at in numpy.flatnonzero(self._shares_a_band(signatures)).tolist():
+            bands = list(self._bands(signatures[at]))
+            near = sorted({other for band in bands for other in kept[band]})
+            alike = (signatures[near] == signatures[at]).mean(axis=1) >= self.threshold
+            if alike.any():
+                found[self._keys[at]] = self._keys[near[int(alike.argmax())]]
+                continue
+            for band in bands:
+                if len(kept[band]) < _COMPARED:
+                    kept[band].append(at)
         return found
 
-    def _bands(self, signature: numpy.ndarray) -> list[bytes]:
-        starts = range(0, _NUMBERS, self._rows)
-        return [bytes([start]) + signature[start : start + self._rows].tobytes() for start in starts]
+    def _shares_a_band(self, signatures: Numbers) -> NDArray[numpy.bool_]:
+        """Which of them have a band that another one has, too."""
+        shares = numpy.zeros(len(signatures), dtype=bool)
+        for start in range(0, _NUMBERS, self._rows):
+            band = numpy.zeros(len(signatures), dtype=numpy.uint64)
+            for column in range(start, start + self._rows):
+                # A hash of the band: FNV's prime, modulo 2**64.
+                band = band * numpy.uint64(0x100000001B3) + signatures[:, column]
+            order = numpy.argsort(band)
+            same = band[order[1:]] == band[order[:-1]]
+            shares[order[1:][same]] = shares[order[:-1][same]] = True
+        return shares
 
-    def _alike(self, one: numpy.ndarray, other: numpy.ndarray) -> bool:
-        return float((one == other).mean()) >= self.threshold
-
-    def _suspects(self) -> Iterator[tuple[int, numpy.ndarray]]:
-        """Positions and signatures of the texts that share a band with another, in order."""
-        for batch, matrix in enumerate(self._signatures):
-            flags = self._index.query_duplicate_flags_matrix(matrix)
-            if not any(flags):
-                continue
-            for row, (flag, signature) in enumerate(zip(flags, matrix.to_rows(), strict=True)):
-                if flag:
-                    yield batch * _AT_ONCE + row, numpy.array(signature, dtype=numpy.uint32)
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        pieces, starts = _pieces(self._waiting)
-        matrix = RMinHash.digest_matrix_from_flat_token_hashes(pieces, starts, _NUMBERS, _SEED)
-        self._index.insert_matrix(matrix, len(self._signatures) * _AT_ONCE)
-        self._signatures.append(matrix)
-        self._waiting = []
+    def _bands(self, signature: Numbers) -> Iterator[bytes]:
+        for start in range(0, _NUMBERS, self._rows):
+            yield bytes([start]) + signature[start : start + self._rows].tobytes()
 
 
 def _rows(threshold: float) -> int:
-    """Numbers a band. Of pairs at the threshold, 99 in 100 share a band of these: 1 - (1 - s^r)^(64/r)."""
-    return next((rows for rows, lowest in ((8, 0.9), (4, 0.7), (2, 0.4)) if threshold >= lowest), 1)
+    """Numbers a band. Of pairs at the threshold, 94 in 100 share a band of these: 1 - (1 - s^r)^(128/r)."""
+    return next((rows for rows, lowest in ((8, 0.8), (4, 0.55), (2, 0.25)) if threshold >= lowest), 1)
 
 
-def _pieces(texts: list[bytes]) -> tuple[numpy.ndarray, numpy.ndarray]:
+def _pieces(texts: list[bytes]) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint64]]:
     """Every run of 8 bytes of each text as a number, text after text, and where each text's begin."""
     data = b"".join(texts)
     runs = numpy.ndarray(len(data) - _PIECE + 1, dtype="<u8", buffer=data, strides=(1,))

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby, islice
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
@@ -14,11 +15,14 @@ from hone_trainer.data.cleaning import Candidate, clean, to_candidate
 from hone_trainer.data.filters import Filter
 from hone_trainer.data.formats import How, read_record
 from hone_trainer.data.json_files import block_rows
+from hone_trainer.data.likeness import sign
 from hone_trainer.data.rejection import Rejected, printable
 from hone_trainer.data.rows import EXCERPT, Block, Row
 
 Part = tuple[str, Block | Row]
 """A file's name, and some of its rows."""
+Batch = tuple[str, Block | list[Row]]
+_ROWS_AT_ONCE = 512
 
 
 class Refined(NamedTuple):
@@ -38,6 +42,8 @@ class Refinery:
     how: How
     clean: CleanSpec
     filter: Filter
+    likeness: bool
+    """Whether records are to be compared for likeness."""
 
     def refine(self, row: Row) -> Refined:
         unused: set[str] = set()
@@ -50,30 +56,53 @@ class Refinery:
             return Refined(row.line, told)
         return Refined(row.line, to_candidate(draft, row.line) if wanted else None, tuple(unused))
 
-    def refine_part(self, part: Block | Row) -> list[Refined]:
-        rows = block_rows(part) if isinstance(part, Block) else [part]
-        return [self.refine(row) for row in rows]
+    def refine_part(self, part: Block | list[Row]) -> list[Refined]:
+        refined = [self.refine(row) for row in (block_rows(part) if isinstance(part, Block) else part)]
+        texts = [each.outcome.text if isinstance(each.outcome, Candidate) else b"" for each in refined]
+        signatures = sign(texts) if self.likeness else [b""] * len(texts)
+        return [
+            each._replace(outcome=each.outcome._replace(text=b"", signature=signature))
+            if isinstance(each.outcome, Candidate)
+            else each
+            for each, signature in zip(refined, signatures, strict=True)
+        ]
 
     def refine_all(self, parts: Iterable[Part], *, on_all_cores: bool) -> Iterator[tuple[str, Refined]]:
         """What every row came to, in order, with its file's name."""
-        refined = self._on_all_cores(parts) if on_all_cores else ((n, self.refine_part(p)) for n, p in parts)
+        batches = _batched(parts)
+        refined = (
+            self._on_all_cores(batches)
+            if on_all_cores
+            else ((name, self.refine_part(batch)) for name, batch in batches)
+        )
         for name, found in refined:
             for each in found:
                 yield name, each
 
-    def _on_all_cores(self, parts: Iterable[Part]) -> Iterator[tuple[str, list[Refined]]]:
+    def _on_all_cores(self, batches: Iterable[Batch]) -> Iterator[tuple[str, list[Refined]]]:
         cores = len(os.sched_getaffinity(0))
         # Not forked: the library that finds near-duplicates has threads.
         with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
             running: deque[tuple[str, Future[list[Refined]]]] = deque()
-            for name, part in parts:
-                running.append((name, pool.submit(self.refine_part, part)))
+            for name, batch in batches:
+                running.append((name, pool.submit(self.refine_part, batch)))
                 # A few ahead keep every core busy, and the memory bounded.
                 if len(running) > 2 * cores:
                     first, done = running.popleft()
                     yield first, done.result()
             for first, done in running:
                 yield first, done.result()
+
+
+def _batched(parts: Iterable[Part]) -> Iterator[Batch]:
+    """Single rows are signed together, as those of a block are."""
+    for (name, is_block), group in groupby(parts, key=lambda part: (part[0], isinstance(part[1], Block))):
+        if is_block:
+            yield from ((name, part) for _, part in group if isinstance(part, Block))
+        else:
+            rows = (row for _, row in group if isinstance(row, Row))
+            while batch := list(islice(rows, _ROWS_AT_ONCE)):
+                yield name, batch
 
 
 def excerpt(row: Any) -> str:
