@@ -13,6 +13,7 @@ from hone_trainer.record import Messages
 DIGEST_BYTES = 16
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 _WHITE = b" \t\n\r\f\v"
+_LOWER = bytes(range(256)).lower()
 
 
 class Candidate(NamedTuple):
@@ -22,8 +23,6 @@ class Candidate(NamedTuple):
     form: str
     body: bytes
     """The record as JSON, without its place and its last brace."""
-    exact: bytes
-    """Equal for records that are equal in every character."""
     normalised: bytes
     """Equal for records that differ only in case and white space."""
     text: bytes
@@ -61,8 +60,7 @@ def to_candidate(draft: Draft, line: int) -> Candidate:
         line=line,
         form=draft.form,
         body=body[:-1],
-        exact=_digest(body),
-        normalised=_digest(_normalised(draft, every, said)),
+        normalised=hashlib.blake2b(_normalised(draft, every, said), digest_size=DIGEST_BYTES).digest(),
         text=b"\n".join(
             text for message, text in zip(every, said, strict=True) if message["role"] != "system"
         ),
@@ -79,9 +77,9 @@ def _clean(text: str, how: CleanSpec) -> str:
 
 def _squeezed(text: str) -> bytes:
     """In one case, and without white space."""
-    if not text.isascii():
-        text = "".join(text.split())
-    return text.casefold().encode().translate(None, _WHITE)
+    if text.isascii():
+        return text.encode().translate(_LOWER, _WHITE)
+    return "".join(text.casefold().split()).encode()
 
 
 def _normalised(draft: Draft, every: Messages, said: list[bytes]) -> bytes:
@@ -92,7 +90,3 @@ def _normalised(draft: Draft, every: Messages, said: list[bytes]) -> bytes:
         return turns
     rest = [draft.tools, *[(m.get("tool_calls"), m.get("weight")) for m in every]]
     return turns + _ENCODER.encode(rest).encode()
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()

@@ -29,7 +29,8 @@ class Gathering:
 
     def __init__(self, data: DataSpec, sources: list[Source], pool: Pool, tally: Tally) -> None:
         self.data, self.sources, self.pool, self.tally = data, sources, pool, tally
-        self._seen: dict[bytes, tuple[int, bytes]] = {}
+        self._seen: dict[bytes, int] = {}
+        """The first record of each normalised content."""
         near = data.clean.near_duplicates if data.clean.duplicates else None
         self._likeness = Likeness(near) if near is not None else None
 
@@ -72,21 +73,21 @@ class Gathering:
 
     def _keep(self, number: int, name: str, candidate: Candidate) -> None:
         first = self._seen.get(candidate.normalised)
-        if first is not None and (self.data.clean.duplicates or self._is_leak(number, first[0])):
+        if first is not None and (self.data.clean.duplicates or self._is_leak(number, first)):
             reason = self._reason(number, first, candidate)
             place = f"{name}:{candidate.line}"
-            self.tally.remove(number, place, reason, of=self.pool.place(first[0]))
+            self.tally.remove(number, place, reason, of=self.pool.place(first))
             return
         kept = self.pool.add(number, name, candidate)
         self.tally.sources[number].forms[candidate.form] += 1
-        self._seen.setdefault(candidate.normalised, (kept, candidate.exact))
+        self._seen.setdefault(candidate.normalised, kept)
         if self._likeness is not None:
             self._likeness.add(kept, candidate.signature)
 
-    def _reason(self, number: int, first: tuple[int, bytes], candidate: Candidate) -> Removal:
-        if self._is_leak(number, first[0]):
+    def _reason(self, number: int, first: int, candidate: Candidate) -> Removal:
+        if self._is_leak(number, first):
             return "eval_leak"
-        return "exact_duplicate" if first[1] == candidate.exact else "normalised_duplicate"
+        return "exact_duplicate" if self.pool.has(first, candidate) else "normalised_duplicate"
 
     def _is_leak(self, number: int, first: int) -> bool:
         return self.sources[number].role == "train" and self.sources[self.pool.source[first]].role == "eval"

@@ -17,7 +17,7 @@ from rensa import RMinHash
 MIN_BYTES = 200
 """A shorter text has too few pieces to tell a paraphrase from a copy."""
 _PIECE = 8
-_NUMBERS = 128
+_NUMBERS = 64
 _SEED = 42
 # Texts with much in common, such as a long prompt, share bands by the thousand; what is compared has a bound.
 _COMPARED = 16
@@ -26,7 +26,7 @@ Numbers = NDArray[numpy.uint32]
 
 
 def sign(texts: list[bytes]) -> list[bytes]:
-    """The signature of each text, 128 numbers of 4 bytes; none for a text that is too short."""
+    """The signature of each text, 64 numbers of 4 bytes; none for a text that is too short."""
     long = [text for text in texts if len(text) >= MIN_BYTES]
     if not long:
         return [b""] * len(texts)
@@ -87,8 +87,8 @@ class Likeness:
 
 
 def _rows(threshold: float) -> int:
-    """Numbers a band. Of pairs at the threshold, 94 in 100 share a band of these: 1 - (1 - s^r)^(128/r)."""
-    return next((rows for rows, lowest in ((8, 0.8), (4, 0.55), (2, 0.25)) if threshold >= lowest), 1)
+    """Numbers a band. Of pairs at the threshold, 98 in 100 share a band of these: 1 - (1 - s^r)^(64/r)."""
+    return next((rows for rows, lowest in ((8, 0.9), (4, 0.7), (2, 0.4)) if threshold >= lowest), 1)
 
 
 def _pieces(texts: list[bytes]) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint64]]:

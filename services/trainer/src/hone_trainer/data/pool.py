@@ -56,6 +56,11 @@ class Pool:
             mixed = (mixed ^ (mixed >> numpy.uint64(shift))) * numpy.uint64(factor)
         return mixed / 2.0**64
 
+    def has(self, number: int, candidate: Candidate) -> bool:
+        """Whether the record equals a candidate in every character, wherever the two are from."""
+        [line] = self.lines([number])
+        return line == candidate.to_json(self.place(number))
+
     def place(self, number: int) -> str:
         """`file:line`."""
         return f"{self._names[self._name_of[number]]}:{self._lines[number]}"
