@@ -7,7 +7,8 @@ records are exact copies of earlier ones, 2 % are near copies in which 3 % of th
 Hone's side is `hone-trainer prepare` with its defaults, but for a Hub base that is not there, so that no
 tokens are counted: read, validate, clean, find exact and near duplicates, split, write, seal. The other side
 is a process that reads the file line by line and calls `json.loads`, the parser that Hone uses. In turns,
-medians. The memory is that of all its processes together, shared pages counted in each. `tokenize_ratio` is apart: rendering, tokenising and masking the first 32 MB with the demo base, over
+medians. The memory is that of all its processes together, looked at ten times a second, shared pages counted
+in each. `tokenize_ratio` is apart: rendering, tokenising and masking the first 32 MB with the demo base, over
 the bare pass's time for as many bytes.
 
 Run it on an idle machine. The last line printed is JSON.
@@ -132,7 +133,7 @@ def _prepare(folder: Path, turn: int) -> list[str]:
 
 
 def _run(command: list[str]) -> tuple[float, float]:
-    """Seconds, and the most memory (MB) that it and its processes had together, looked at ten times a second."""
+    """Seconds, and the most memory (MB) that it and its processes had together."""
     start, peak = time.monotonic(), 0.0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         top = psutil.Process(process.pid)
