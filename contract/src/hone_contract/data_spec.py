@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"is no regular expression: {error}") from error
     return pattern
 
@@ -129,7 +129,7 @@ class DataSpec(Shape):
     min_tokens: Annotated[int, Field(ge=1)] | None = None
     """Records with fewer tokens are rejected. None: no such limit."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Records with more tokens are rejected. None: `training.max_length`."""
+    """Records with more tokens are rejected, as those above `training.max_length` are. None: only those."""
     max_rejected: Share = 0.05
     """Share of records that may be rejected; with more the data is refused."""
     strict: bool = False

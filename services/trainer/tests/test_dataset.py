@@ -1,7 +1,10 @@
 """The sealed dataset: its split, its name, its report, and that nothing is written of refused data."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -300,3 +303,100 @@ def _records(count: int) -> list[str]:
         json.dumps({**json.loads(each), "source": f"data.jsonl:{number}"})
         for number, each in enumerate(questions(count), 1)
     ]
+
+
+# -- what decides a dataset's identity, and what does not -------------------------------------------
+
+_PREPARE = """
+import sys
+from pathlib import Path
+from hone_contract.data_spec import DataSpec
+from hone_contract.events import Reporter
+from hone_contract.store import Store
+from hone_trainer.data.dataset import Counting, prepare
+folder = Path(sys.argv[1])
+made = prepare(
+    DataSpec(train="data.jsonl"), folder, Store(folder / sys.argv[2]), Counting(None, None, 64), Reporter("t")
+)
+print(made.manifest.digest)
+"""
+
+
+def test_the_same_data_makes_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+    row = {"prompt": "q", "completion": "a"} | {f"field {number}": number for number in range(9)}
+    write_lines(tmp_path / "data.jsonl", [json.dumps(row), *questions(3)])
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _PREPARE, str(tmp_path), f"store-{seed}"],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(digests) == 1
+
+
+def test_a_dataset_with_a_bad_row_is_not_taken_for_a_strict_one(tmp_path: Path, store: Store) -> None:
+    write_lines(tmp_path / "data.jsonl", [*questions(3), "{"])
+    prepare(tmp_path, store, max_rejected=0.5)
+    with pytest.raises(BadInput, match=r"^data\.jsonl:4: not JSON"):
+        prepare(tmp_path, store, max_rejected=0.5, strict=True)
+
+
+# -- evaluation that can be trusted ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_copies_that_are_kept_are_on_one_side(tmp_path: Path, store: Store, seed: int) -> None:
+    lines_ = [line(("user", q), ("assistant", "a")) for q in ("q", "q", "z", "q", "y", "z")]
+    write_lines(tmp_path / "data.jsonl", lines_)
+    dataset = prepare(tmp_path, store, clean={"duplicates": False}, eval_count=1, seed=seed)
+    sides = [
+        {str(record.messages) for record in load_records(dataset.path / f"{name}.jsonl")}
+        for name in ("train", "eval")
+    ]
+    assert sides[0] and sides[1] and not sides[0] & sides[1]
+
+
+def test_a_leak_is_recognised_whatever_the_system_prompts(tmp_path: Path, store: Store) -> None:
+    write_lines(tmp_path / "data.jsonl", questions(4))
+    write_lines(tmp_path / "eval.jsonl", [line(("system", "Be kind."), *_turns(questions(4)[1]))])
+    dataset = prepare(tmp_path, store, eval="eval.jsonl", system="You are X.")
+    assert sources(dataset, "train") == lines("data.jsonl", 1, 3, 4)
+    removed = [json.loads(each) for each in (dataset.path / "removed.jsonl").open(encoding="utf-8")]
+    assert [(row["line"], row["reason"], row["of"]) for row in removed] == [(2, "eval_leak", "eval.jsonl:1")]
+
+
+def _turns(record: str) -> list[tuple[str, str]]:
+    return [(each["role"], each["content"]) for each in json.loads(record)["messages"]]
+
+
+@pytest.mark.parametrize("bad", ["train", "eval"])
+def test_a_source_of_which_every_row_is_bad_is_refused(tmp_path: Path, store: Store, bad: str) -> None:
+    for name in ("train", "eval"):
+        write_lines(tmp_path / f"{name}.jsonl", ['{"q": 1}'] if name == bad else questions(100))
+    with pytest.raises(
+        BadInput, match=rf"^{bad}\.jsonl: every record is bad\n +{bad}\.jsonl:1: is in no known"
+    ):
+        prepare(tmp_path, store, train="train.jsonl", eval="eval.jsonl")
+
+
+# -- texts -----------------------------------------------------------------------------------------
+
+
+def test_a_formatted_record_is_cleaned_as_any_other(tmp_path: Path, store: Store) -> None:
+    row = {"q": "a\r\nb", "a": "e\u0301\r\n"}
+    write_lines(tmp_path / "data.jsonl", [json.dumps(row)])
+    dataset = prepare(tmp_path, store, format="Q: {q}\r\nA: {a}", clean={"nfc": True}, eval_fraction=0)
+    [record] = load_records(dataset.path / "train.jsonl")
+    assert record.text == "Q: a\nb\nA: \u00e9\n"
+    assert record.trained == [[len("Q: a\nb\nA: "), len(record.text)]]
+
+
+def test_a_column_that_is_empty_does_not_decide_the_form(tmp_path: Path, store: Store) -> None:
+    row = {"messages": None, "prompt": "q", "completion": "a"}
+    write_lines(tmp_path / "data.jsonl", [json.dumps(row)])
+    [record] = load_records(prepare(tmp_path, store, eval_fraction=0).path / "train.jsonl")
+    assert [message["content"] for message in record.messages] == ["q", "a"]

@@ -1,6 +1,8 @@
 """What a run is going to be, settled and validated before torch is imported."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +44,14 @@ class Plan:
         }
 
 
-def prepare_data(
-    spec_file: Path, data_file: Path | None, store: Store, *, fetch_base: bool = False
-) -> tuple[RunSpec, Artifact]:
+def prepare_data(spec_file: Path, data_file: Path | None, store: Store) -> tuple[RunSpec, Artifact]:
     """Read the spec, then validate and seal its data; `data_file` stands in for all that `data` names.
 
     Once the data was found good, its tokens are counted. For that the base is brought into the store, but
-    one from the Hub only with `fetch_base`: it may be large.
+    none from the Hub: it may be large.
     """
-    spec = load_run_spec(spec_file)
-    data, folder = _data(spec, spec_file, data_file)
-    source = _locate(spec, spec_file)
-
-    def tokeniser() -> Tokeniser:
-        base = import_base(source, store)
-        return Tokeniser(base, chat_template(spec, spec_file, base))
-
-    counting = Counting(
-        known=tokeniser() if store.base(source.name).exists() else None,
-        fetch=tokeniser if fetch_base or not source.is_remote else None,
-        longest=spec.training.max_length,
-    )
-    return spec, prepare(data, folder, store, counting, Reporter("trainer"))
+    spec, dataset, _ = _prepare(spec_file, data_file, store, download=False)
+    return spec, dataset
 
 
 def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
@@ -71,11 +59,8 @@ def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
 
     Raises BadConfiguration or BadInput for the first thing that is wrong.
     """
-    # A file that is no template is told before the data is read and the base fetched.
-    chosen_template(load_run_spec(spec_file), spec_file)
-    spec, dataset = prepare_data(spec_file, data_file, store, fetch_base=True)
-    base = import_base(_locate(spec, spec_file), store)
-    template = chat_template(spec, spec_file, base)
+    spec, dataset, tokeniser = _prepare(spec_file, data_file, store, download=True)
+    base, template = tokeniser().base, tokeniser().template
     identity = {
         "version": _VERSION,
         "spec": _spec_digest(spec),
@@ -84,6 +69,28 @@ def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
         "chat_template": digest_of(template),
     }
     return Plan(spec, base, dataset, template, f"{spec.title}-{digest_of(identity)[:10]}")
+
+
+def _prepare(
+    spec_file: Path, data_file: Path | None, store: Store, *, download: bool
+) -> tuple[RunSpec, Artifact, Callable[[], Tokeniser]]:
+    spec = load_run_spec(spec_file)
+    data, folder = _data(spec, spec_file, data_file)
+    source = _locate(spec, spec_file)
+    # A file that is no template is told before the data is read and the base fetched.
+    template = chosen_template(spec, spec_file)
+
+    @cache
+    def tokeniser() -> Tokeniser:
+        base = import_base(source, store)
+        return Tokeniser(base, own_template(base) if template is None else template)
+
+    counting = Counting(
+        known=tokeniser() if store.base(source.name).exists() else None,
+        fetch=tokeniser if download or not source.is_remote else None,
+        longest=spec.training.max_length,
+    )
+    return spec, prepare(data, folder, store, counting, Reporter("trainer")), tokeniser
 
 
 def _data(spec: RunSpec, spec_file: Path, data_file: Path | None) -> tuple[DataSpec, Path]:
@@ -106,15 +113,6 @@ def _locate(spec: RunSpec, spec_file: Path) -> BaseSource:
         return locate(name, spec.model.revision)
     except BadConfiguration as error:
         raise BadConfiguration(f"{spec_file}: {error}") from error
-
-
-def chat_template(spec: RunSpec, spec_file: Path, base: Artifact) -> str:
-    """The text of the template that the run trains and serves with.
-
-    Raises BadInput or BadConfiguration when there is none, or one that writes today's date.
-    """
-    chosen = chosen_template(spec, spec_file)
-    return own_template(base) if chosen is None else chosen
 
 
 def _spec_digest(spec: RunSpec) -> str:

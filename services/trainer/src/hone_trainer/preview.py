@@ -30,7 +30,7 @@ class Shown:
 
     @property
     def title(self) -> str:
-        return f"{self.source}: {self.tokens} tokens, {self.learned} learned"
+        return f"{self.source.translate(_PICTURES)}: {self.tokens} tokens, {self.learned} learned"
 
 
 def preview(plan: Plan, count: int) -> list[Shown]:

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 
 import numpy
+from numpy.typing import NDArray
 
 from hone_contract.data_spec import DataSpec
 from hone_contract.errors import BadInput
@@ -42,6 +43,8 @@ def choose(data: DataSpec, sources: list[Source], pool: Pool, left_out: set[int]
         evaluation = [
             number for index, source in enumerate(sources) if source.role == "eval" for number in good[index]
         ]
+        if not evaluation:
+            raise BadInput(f"no record of {data.eval} is left to judge by")
     aside = set(evaluation)
     times: Counter[int] = Counter()
     for index, numbers in drawn.items():
@@ -49,7 +52,7 @@ def choose(data: DataSpec, sources: list[Source], pool: Pool, left_out: set[int]
         times.update(learned)
         if missing[index]:
             tally.sources[index].repeated += missing[index]
-            times.update(_repeat(learned, missing[index], random.Random(f"{data.seed}:{index}")))
+            times.update(_repeat(learned, missing[index], _drawing(data.seed, sources[index])))
     if not times:
         raise _nothing_left(tally)
     return Choice([number for number in sorted(times) for _ in range(times[number])], evaluation)
@@ -69,17 +72,23 @@ def _draw(index: int, source: Source, good: list[int], seed: int, tally: Tally, 
     if wanted is None or wanted == len(good):
         return good
     if wanted < len(good):
-        drawn = set(random.Random(f"{seed}:{index}").sample(good, wanted))
+        drawn = set(_drawing(seed, source).sample(good, wanted))
         for number in good:
             if number not in drawn:
                 tally.remove(index, pool.place(number), "not_sampled")
         return [number for number in good if number in drawn]
     if not good or not source.spec.upsample:
+        read = tally.sources[index].read
         raise BadInput(
-            f"{source.name}: has {len(good)} good records, {wanted} are wanted; ask for fewer, or say "
-            "`upsample: true` to have records repeated"
+            f"{source.name}: has {len(good)} good records, {wanted} are wanted (of {read} rows that were read); "
+            "ask for fewer, or say `upsample: true` to have records repeated"
         )
     return good
+
+
+def _drawing(seed: int, source: Source) -> random.Random:
+    """Of its own for each source, so that another one beside it changes nothing."""
+    return random.Random(f"{seed}:{source.origin.id}:{source.spec.split}:{source.spec.name}")
 
 
 def _repeat(numbers: list[int], count: int, drawing: random.Random) -> list[int]:
@@ -102,8 +111,18 @@ def _set_aside(data: DataSpec, drawn: dict[int, list[int]], missing: dict[int, i
         data.eval_count if data.eval_count is not None else max(1, int((ranks < data.eval_fraction).sum()))
     )
     # Stable, so that of equal records the first come first.
-    ranked = numpy.argsort(ranks, kind="stable")[: min(count, max(0, len(every) - 1))]
-    return sorted(numbers[at] for at in ranked.tolist())
+    ranked = numpy.argsort(ranks, kind="stable")
+    taken = _whole_groups(ranks[ranked], min(count, max(0, len(every) - 1)), len(every))
+    return sorted(numbers[at] for at in ranked[:taken].tolist())
+
+
+def _whole_groups(ranks: NDArray[numpy.float64], count: int, every: int) -> int:
+    """About `count`, so that records which say the same, and so rank the same, stay on one side."""
+    if count == 0 or len(ranks) == 0:
+        return 0
+    last = ranks[min(count, len(ranks)) - 1]
+    taken = int(numpy.searchsorted(ranks, last, side="right"))
+    return taken if taken < every else int(numpy.searchsorted(ranks, last, side="left"))
 
 
 def _last(seed: int, numbers: list[int], pool: Pool) -> int:

@@ -25,6 +25,8 @@ class Candidate(NamedTuple):
     """The record as JSON, without its place and its last brace."""
     normalised: bytes
     """Equal for records that differ only in case and white space."""
+    said: bytes
+    """Likewise, but whatever the system prompt."""
     text: bytes
     """What is compared for likeness: all but the system prompt, in one case and without white space."""
     signature: bytes = b""
@@ -45,6 +47,11 @@ def clean(draft: Draft, how: CleanSpec) -> None:
     if draft.form == "text":
         text = draft.messages[0]["content"]
         draft.text, draft.trained = text, [[0, len(text)]]
+    elif draft.text is not None and draft.trained is not None:
+        [[start, _]] = draft.trained
+        kept = how.model_copy(update={"trim": False})
+        before, learned = _clean(draft.text[:start], kept), _clean(draft.text[start:], kept)
+        draft.text, draft.trained = before + learned, [[len(before), len(before + learned)]]
 
 
 def to_candidate(draft: Draft, line: int) -> Candidate:
@@ -56,11 +63,15 @@ def to_candidate(draft: Draft, line: int) -> Candidate:
     body = _ENCODER.encode(values).encode()
     every = draft.messages + (draft.chosen or []) + (draft.rejected or [])
     said = [_squeezed(message["content"]) for message in every]
+    has_system = every[0]["role"] == "system"
+    system = b"system\n" + said[0] + b"\0" if has_system else b""
+    rest = _normalised(draft, every[has_system:], said[has_system:])
     return Candidate(
         line=line,
         form=draft.form,
         body=body[:-1],
-        normalised=hashlib.blake2b(_normalised(draft, every, said), digest_size=DIGEST_BYTES).digest(),
+        normalised=_digest(system + rest),
+        said=_digest(rest),
         text=b"\n".join(
             text for message, text in zip(every, said, strict=True) if message["role"] != "system"
         ),
@@ -90,3 +101,7 @@ def _normalised(draft: Draft, every: Messages, said: list[bytes]) -> bytes:
         return turns
     rest = [draft.tools, *[(m.get("tool_calls"), m.get("weight")) for m in every]]
     return turns + _ENCODER.encode(rest).encode()
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()

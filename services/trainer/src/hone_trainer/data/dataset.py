@@ -22,7 +22,7 @@ from hone_contract.store import Store
 from hone_trainer.data.choosing import Choice, choose
 from hone_trainer.data.gathering import Gathering
 from hone_trainer.data.pool import Pool
-from hone_trainer.data.rejection import Rejected
+from hone_trainer.data.rejection import Rejected, printable
 from hone_trainer.data.report import Lengths, make_report, tell_report
 from hone_trainer.data.report_page import SHOWN, report_page
 from hone_trainer.data.rows import EXCERPT
@@ -43,7 +43,7 @@ class Counting:
     fetch: Callable[[], Tokeniser] | None
     """Brings the base into the store, once the data was found good. None: tokens are then not counted."""
     longest: int
-    """Tokens of a record, at most, unless the data says otherwise."""
+    """Tokens of a record, at most; the data may ask for fewer."""
 
 
 def prepare(data: DataSpec, folder: Path, store: Store, counting: Counting, reporter: Reporter) -> Artifact:
@@ -66,7 +66,7 @@ def _prepare(data: DataSpec, folder: Path, store: Store, counting: Counting, rep
         tokeniser = counting.known or (counting.fetch() if counting.fetch is not None else None)
         if found := _find(data, sources, tokeniser, counting, store):
             return found
-        lengths = work.count(tokeniser, counting.longest)
+        lengths = work.count(tokeniser, _longest(data, counting))
         choice = choose(data, sources, work.pool, work.left_out, work.tally)
         return work.seal(_plan(data, sources, tokeniser, counting), choice, lengths, store)
 
@@ -101,7 +101,12 @@ class _Work:
         for source, counts in zip(self.sources, self.tally.sources, strict=True):
             if not counts.read:
                 raise BadInput(f"{source.name}: holds no record")
-        allowed = int(self.data.max_rejected * self.tally.read)
+            if counts.rejected.total() == counts.read:
+                raise BadInput(
+                    "\n       ".join([f"{source.name}: every record is bad", *self.tally.problems()])
+                )
+        # Not a record less, because 0.29 times 100 is a hair below 29.
+        allowed = int(self.data.max_rejected * self.tally.read + 1e-9)
         if self.tally.rejected > allowed:
             told = (
                 f"{self.tally.rejected} of {self.tally.read} records are bad, and data.max_rejected "
@@ -117,7 +122,7 @@ class _Work:
         lengths = {}
         measured = tokeniser.measure(self.pool.lines(kept), len(kept))
         for number, length in zip(kept, measured, strict=True):
-            problem = self._problem(length.tokens, length.problem, self.data.max_tokens or longest)
+            problem = self._problem(length.tokens, length.problem, longest)
             if problem is None:
                 lengths[number] = (length.tokens, length.learned)
             else:
@@ -143,7 +148,7 @@ class _Work:
             raise BadInput(f"{place}: {problem}")
         self.left_out.add(number)
         [line] = self.pool.lines([number])
-        told = Rejected(problem.reason, str(problem), line.decode()[:EXCERPT])
+        told = Rejected(problem.reason, str(problem), printable(line.decode(), EXCERPT))
         self.tally.reject(self.pool.source[number], place, told)
 
     def seal(
@@ -193,18 +198,24 @@ def _plan(
     """What the dataset is made of. Where the files lie does not count."""
     return {
         "version": _VERSION,
-        "data": data.model_dump(mode="json", exclude={"train", "eval", "sources", "strict"}),
+        "data": data.model_dump(mode="json", exclude={"train", "eval", "sources"}),
         "sources": [
             {
                 "role": source.role,
                 "origin": source.origin.model_dump(mode="json"),
-                **source.spec.model_dump(mode="json", exclude={"path", "name", "revision"}),
+                "files": [file.name for file in source.files],
+                **source.spec.model_dump(mode="json", exclude={"path", "revision"}),
             }
             for source in sources
         ],
         "tokeniser": tokeniser.identity if tokeniser is not None else None,
-        "longest": counting.longest if tokeniser is not None else None,
+        "longest": _longest(data, counting) if tokeniser is not None else None,
     }
+
+
+def _longest(data: DataSpec, counting: Counting) -> int:
+    """Training takes no longer ones than its own limit, whatever the data says."""
+    return min(data.max_tokens or counting.longest, counting.longest)
 
 
 def _target(sources: list[Source], plan: dict[str, Any], store: Store) -> Path:

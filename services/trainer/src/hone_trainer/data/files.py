@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hone_contract.errors import BadConfiguration, BadInput
+from hone_trainer.data.rejection import printable
 
 Kind = Literal["jsonl", "json", "csv", "tsv", "parquet"]
 _KINDS: dict[str, Kind] = {
@@ -18,6 +19,8 @@ _KINDS: dict[str, Kind] = {
     ".parquet": "parquet",
 }
 _COMPRESSIONS: dict[str, Literal["gzip", "zstd"]] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+
+_LONGEST_NAME = 4096
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def _data_file(path: Path, name: str) -> DataFile:
         name.encode()
     except UnicodeEncodeError as error:
         raise BadConfiguration(f"{name!a}: its name is not UTF-8; rename the file") from error
-    return DataFile(path, name, *_kind(path))
+    return DataFile(path, printable(name, _LONGEST_NAME), *_kind(path))
 
 
 def _kind(path: Path) -> tuple[Kind, Literal["gzip", "zstd"] | None]:

@@ -70,10 +70,11 @@ def _text_of(field: str | None, row: Any, draft: Draft) -> str:
     if isinstance(row, Mapping) and field in row:
         value = row[field]
         return value if isinstance(value, str) else _as_text(value)
-    if field is not None and field not in ROLES:
+    role = ROLES.get(field) if field is not None else None
+    if field is not None and role is None:
         raise Rejected("missing_column", f"has no column {field!r} to filter by; it is no role either")
     every = draft.messages + (draft.chosen or [])
-    return "\n".join(message["content"] for message in every if field in (None, message["role"]))
+    return "\n".join(message["content"] for message in every if role in (None, message["role"]))
 
 
 def _as_text(value: Any) -> str:

@@ -88,7 +88,9 @@ def _fields(row: Fields, how: How) -> Fields:
 
 
 def _read(fields: Fields, how: How, unused: set[str]) -> Draft:
-    for keys, form, read in _FORMS:
+    # Tables have every column in every row: a form whose fields are empty is another one's row.
+    filled = [form for form in _FORMS if all(fields.get(key) is not None for key in form[0])]
+    for keys, form, read in filled or _FORMS:
         if all(key in fields for key in keys):
             draft = read(_Reading(fields, how, unused))
             draft.form = form
@@ -220,6 +222,8 @@ def _formatted(fields: Fields, template: str, unused: set[str]) -> Draft:
     if not texts[at].strip():
         raise Rejected("empty", f"the field {filled[at][1]!r} is empty: there is no answer to learn")
     before, text = "".join(texts[:at]), "".join(texts)
+    if not before.strip():
+        raise Rejected("format", "data.format begins with the answer; write what is asked before it")
     check_text("the formatted record", text)
     unused.update(fields.keys() - {re.split(r"[.\[]", place)[0] for place in places(template)})
     messages = [_said("user", before), _said("assistant", texts[at])]

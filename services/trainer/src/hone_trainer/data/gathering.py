@@ -31,6 +31,8 @@ class Gathering:
         self.data, self.sources, self.pool, self.tally = data, sources, pool, tally
         self._seen: dict[bytes, int] = {}
         """The first record of each normalised content."""
+        self._held: dict[bytes, int] = {}
+        """The first record for evaluation that says this, whatever its system prompt."""
         near = data.clean.near_duplicates if data.clean.duplicates else None
         self._likeness = Likeness(near) if near is not None else None
 
@@ -49,7 +51,7 @@ class Gathering:
         wanted = _read_ahead(source)
         began = told = time.monotonic()
         refinery = Refinery(source.how, self.data.clean, source.filter, self._likeness is not None)
-        for name, refined in refinery.refine_all(source.parts(), on_all_cores=source.is_large):
+        for name, refined in refinery.refine_all(source.parts(), many=source.is_large):
             counts.read += 1
             self._take(number, name, refined)
             if counts.read % _LOOK_EVERY == 0 and (now := time.monotonic()) - told > _TELL_EVERY:
@@ -72,22 +74,27 @@ class Gathering:
             self._keep(number, name, outcome)
 
     def _keep(self, number: int, name: str, candidate: Candidate) -> None:
-        first = self._seen.get(candidate.normalised)
-        if first is not None and (self.data.clean.duplicates or self._is_leak(number, first)):
-            reason = self._reason(number, first, candidate)
+        first, reason = self._repeats(number, candidate)
+        if first is not None and reason is not None:
             place = f"{name}:{candidate.line}"
             self.tally.remove(number, place, reason, of=self.pool.place(first))
             return
         kept = self.pool.add(number, name, candidate)
         self.tally.sources[number].forms[candidate.form] += 1
         self._seen.setdefault(candidate.normalised, kept)
+        if self.sources[number].role == "eval":
+            self._held.setdefault(candidate.said, kept)
         if self._likeness is not None:
             self._likeness.add(kept, candidate.signature)
 
-    def _reason(self, number: int, first: int, candidate: Candidate) -> Removal:
-        if self._is_leak(number, first):
-            return "eval_leak"
-        return "exact_duplicate" if self.pool.has(first, candidate) else "normalised_duplicate"
+    def _repeats(self, number: int, candidate: Candidate) -> tuple[int | None, Removal | None]:
+        """The earlier record that this one repeats, and why it is therefore to be left out."""
+        if self.sources[number].role == "train" and candidate.said in self._held:
+            return self._held[candidate.said], "eval_leak"
+        first = self._seen.get(candidate.normalised)
+        if first is None or not self.data.clean.duplicates:
+            return None, None
+        return first, "exact_duplicate" if self.pool.has(first, candidate) else "normalised_duplicate"
 
     def _is_leak(self, number: int, first: int) -> bool:
         return self.sources[number].role == "train" and self.sources[self.pool.source[first]].role == "eval"

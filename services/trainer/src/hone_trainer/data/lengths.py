@@ -1,12 +1,8 @@
 """How long the records are for the base that they are to train, and how much of them is learned."""
 
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -14,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from hone_contract.errors import BadInput
 from hone_trainer.chat_templates import load_tokenizer
 from hone_trainer.conversation import see
+from hone_trainer.data.cores import on_all_cores
 from hone_trainer.record import Record
 
 _AT_ONCE = 256
@@ -37,16 +34,8 @@ def measure(lines: Iterable[bytes], count: int, base: Path, template: str) -> It
         for batch in batches:
             yield from _measure(tokenizer, batch)
         return
-    cores = len(os.sched_getaffinity(0))
-    # Not forked: the libraries of tokenizers and signatures have threads.
-    with ProcessPoolExecutor(cores, get_context("spawn"), _begin, (base, template)) as pool:
-        running: deque[Future[list[Length]]] = deque()
-        for batch in batches:
-            running.append(pool.submit(_measure_batch, batch))
-            if len(running) > 2 * cores:
-                yield from running.popleft().result()
-        while running:
-            yield from running.popleft().result()
+    for found in on_all_cores(_measure_batch, batches, _begin, base, template):
+        yield from found
 
 
 def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:

@@ -40,14 +40,14 @@ class Pool:
             self._names.append(name)
         self._name_of.append(len(self._names) - 1)
         self._lines.append(candidate.line)
-        self._digests += candidate.normalised
+        self._digests += candidate.said
         written = self._file.write(candidate.to_json(f"{name}:{candidate.line}"))
         self._offsets.append(self._offsets[-1] + written)
         self.source.append(source)
         return len(self) - 1
 
     def ranks(self, seed: int, numbers: list[int]) -> NDArray[numpy.float64]:
-        """A number from 0 to below 1 for each record, drawn by its normalised content and the seed."""
+        """A number from 0 to below 1 for each record, drawn by what it says and the seed."""
         digests = numpy.frombuffer(self._digests, numpy.uint64).reshape(-1, DIGEST_BYTES // 8)[numbers, 0]
         key = hashlib.blake2b(str(seed).encode(), digest_size=8).digest()
         mixed = digests ^ numpy.frombuffer(key, numpy.uint64)

@@ -1,17 +1,14 @@
 """From a row to a clean record or the reason why it is none; large files are refined on all cores."""
 
 import json
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 from hone_contract.data_spec import CleanSpec
 from hone_trainer.data.cleaning import Candidate, clean, to_candidate
+from hone_trainer.data.cores import on_all_cores
 from hone_trainer.data.filters import Filter
 from hone_trainer.data.formats import How, read_record
 from hone_trainer.data.json_files import block_rows
@@ -54,7 +51,7 @@ class Refinery:
         except Rejected as problem:
             told = Rejected(problem.reason, str(problem), excerpt(problem.excerpt or row.value))
             return Refined(row.line, told)
-        return Refined(row.line, to_candidate(draft, row.line) if wanted else None, tuple(unused))
+        return Refined(row.line, to_candidate(draft, row.line) if wanted else None, tuple(sorted(unused)))
 
     def refine_part(self, part: Block | list[Row]) -> list[Refined]:
         refined = [self.refine(row) for row in (block_rows(part) if isinstance(part, Block) else part)]
@@ -67,31 +64,17 @@ class Refinery:
             for each, signature in zip(refined, signatures, strict=True)
         ]
 
-    def refine_all(self, parts: Iterable[Part], *, on_all_cores: bool) -> Iterator[tuple[str, Refined]]:
-        """What every row came to, in order, with its file's name."""
+    def refine_batch(self, batch: Batch) -> tuple[str, list[Refined]]:
+        name, part = batch
+        return name, self.refine_part(part)
+
+    def refine_all(self, parts: Iterable[Part], *, many: bool) -> Iterator[tuple[str, Refined]]:
+        """What every row came to, in order, with its file's name. `many` rows are refined on all cores."""
         batches = _batched(parts)
-        refined = (
-            self._on_all_cores(batches)
-            if on_all_cores
-            else ((name, self.refine_part(batch)) for name, batch in batches)
-        )
+        refined = on_all_cores(self.refine_batch, batches) if many else map(self.refine_batch, batches)
         for name, found in refined:
             for each in found:
                 yield name, each
-
-    def _on_all_cores(self, batches: Iterable[Batch]) -> Iterator[tuple[str, list[Refined]]]:
-        cores = len(os.sched_getaffinity(0))
-        # Not forked: the library that finds near-duplicates has threads.
-        with ProcessPoolExecutor(cores, get_context("spawn")) as pool:
-            running: deque[tuple[str, Future[list[Refined]]]] = deque()
-            for name, batch in batches:
-                running.append((name, pool.submit(self.refine_part, batch)))
-                # A few ahead keep every core busy, and the memory bounded.
-                if len(running) > 2 * cores:
-                    first, done = running.popleft()
-                    yield first, done.result()
-            for first, done in running:
-                yield first, done.result()
 
 
 def _batched(parts: Iterable[Part]) -> Iterator[Batch]:

@@ -5,6 +5,8 @@ from typing import Any
 
 MAX_RECORD = 16 * 2**20
 """Bytes of a record, at most: a larger one is no example, but a file without line ends."""
+MAX_WHOLE = 2 * 2**30
+"""Bytes of a file that must be held in memory, at most."""
 EXCERPT = 120
 """Characters of a rejected row that are kept, at most."""
 

@@ -45,8 +45,9 @@ def _turn(index: int, value: Any, unused: set[str]) -> dict[str, Any]:
         raise Rejected("unknown_role", f"{place}.from is {shown(speaker)}; known are {', '.join(_ROLES)}")
     unused.update(f"conversations[].{key}" for key in value.keys() - {"from", "value", "weight"})
     if speaker == "function_call":
-        return {"role": "assistant", "content": "", "tool_calls": [_call(place, index, value["value"])]}
-    turn = {"role": _ROLES[speaker], "content": value["value"]}
+        turn = {"role": "assistant", "content": "", "tool_calls": [_call(place, index, value["value"])]}
+    else:
+        turn = {"role": _ROLES[speaker], "content": value["value"]}
     if turn["role"] == "tool":
         turn["tool_call_id"] = _call_id(index - 1)
     if turn["role"] == "assistant" and value.get("weight") is not None:

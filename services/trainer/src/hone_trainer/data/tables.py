@@ -13,7 +13,7 @@ from hone_contract.errors import BadInput
 from hone_trainer.data.files import DataFile
 from hone_trainer.data.rejection import Rejected, named
 from hone_trainer.data.rows import EXCERPT, MAX_RECORD, Row
-from hone_trainer.data.text_files import bytes_of, read_blocks, unreadable
+from hone_trainer.data.text_files import read_blocks, read_bytes, unreadable
 
 _ROWS_AT_ONCE = 1024
 
@@ -102,7 +102,7 @@ def _as_object(names: list[str], fields: list[str]) -> Any:
 def parquet_rows(file: DataFile) -> Iterator[Row]:
     """The rows of a Parquet file, with their number for a line."""
     try:
-        source = pyarrow.BufferReader(b"".join(bytes_of(file))) if file.compression else file.path
+        source = pyarrow.BufferReader(read_bytes(file)) if file.compression else file.path
         line = 0
         for batch in pyarrow.parquet.ParquetFile(source).iter_batches(batch_size=_ROWS_AT_ONCE):
             for value in _values(batch):

@@ -10,7 +10,7 @@ import pyarrow
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_trainer.data.files import DataFile
 from hone_trainer.data.rejection import Rejected
-from hone_trainer.data.rows import EXCERPT, MAX_RECORD, Block, Row
+from hone_trainer.data.rows import EXCERPT, MAX_RECORD, MAX_WHOLE, Block, Row
 
 BOM = "\ufeff"
 _BLOCK = 2**20
@@ -38,8 +38,22 @@ def read_blocks(file: DataFile) -> Iterator[Block | Row]:
 
 
 def read_text(file: DataFile) -> str:
-    """All of a text file."""
-    return _decode(file, b"".join(bytes_of(file)), 1, 0)
+    """All of a text file. Raises BadInput when it is too large to be held in memory."""
+    return _decode(file, read_bytes(file), 1, 0)
+
+
+def read_bytes(file: DataFile) -> bytes:
+    """All of a file. A small one may unpack to more than there is memory, so there is a limit."""
+    parts, size = [], 0
+    for part in bytes_of(file):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_WHOLE:
+            raise BadInput(
+                f"{file.name}: has more than {MAX_WHOLE // 2**30} GiB, and would have to be held in memory; "
+                "write one record a line into a .jsonl"
+            )
+    return b"".join(parts)
 
 
 def bytes_of(file: DataFile) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hone_contract.artifact import Artifact
 from hone_contract.manifest import digest_of
-from hone_contract.model_files import TOKENIZER, sha256_of
+from hone_contract.model_files import TOKENIZER_FILES
 
 if TYPE_CHECKING:
     from hone_trainer.data.lengths import Length
@@ -30,7 +30,9 @@ class Tokeniser:
         """Equal when the same text becomes the same tokens."""
         return {
             "base": self.base.manifest.id,
-            "tokenizer": sha256_of(self.base.path, TOKENIZER),
+            "tokenizer": digest_of(
+                {file.path: file.sha256 for file in self.base.manifest.files if file.path in TOKENIZER_FILES}
+            ),
             "template": digest_of(self.template),
         }
 
