@@ -80,7 +80,7 @@ def _draw(index: int, source: Source, good: list[int], seed: int, tally: Tally, 
     if not good or not source.spec.upsample:
         read = tally.sources[index].read
         raise BadInput(
-            f"{source.name}: has {len(good)} good records, {wanted} are wanted (of {read} rows that were read); "
+            f"{source.name}: has {len(good)} good records, {wanted} are wanted ({read} rows were read); "
             "ask for fewer, or say `upsample: true` to have records repeated"
         )
     return good
