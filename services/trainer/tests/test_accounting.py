@@ -263,7 +263,7 @@ def refusal(case: Case, expected: Expected) -> str | None:
 
 
 @given(cases())
-@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 def test_every_row_of_any_files_is_accounted_for(case: Case) -> None:
     expected = expect(case)
     with tempfile.TemporaryDirectory() as name:

@@ -210,6 +210,7 @@ def test_a_hub_that_fails_may_be_asked_again(hub: Hub, reader: Reader) -> None:
 # -- the command -----------------------------------------------------------------------------------
 
 
+@pytest.mark.chain
 def test_a_source_on_the_hub_is_prepared_with_its_commit_and_no_more_rows_than_needed(
     hub: Hub, tmp_path: Path, store: Store
 ) -> None:

@@ -333,7 +333,7 @@ def test_the_same_data_makes_the_same_bytes_in_every_process(tmp_path: Path) -> 
             text=True,
             check=True,
         ).stdout
-        for seed in ("0", "1", "2")
+        for seed in ("0", "1")
     }
     assert len(digests) == 1
 

@@ -40,6 +40,7 @@ def preview(monkeypatch: pytest.MonkeyPatch, *options: str, code: int = 0) -> No
     assert (left.value.code or 0) == code
 
 
+@pytest.mark.chain
 def test_the_command_shows_three_records_with_what_is_learned(folder: Path) -> None:
     done = run_trainer(folder, "preview", "run.yaml")
     assert done.code == 0, done.err
