@@ -132,6 +132,8 @@ class DataSpec(Shape):
     """Records with more tokens are rejected, as those above `training.max_length` are. None: only those."""
     max_rejected: Share = 0.05
     """Share of records that may be rejected; with more the data is refused."""
+    min_records: Annotated[int, Field(ge=1)] = 1
+    """Records to learn from, at least; with fewer the data is refused."""
     strict: bool = False
     """Whether the first bad record refuses the data."""
 

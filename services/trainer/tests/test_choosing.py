@@ -216,3 +216,9 @@ def test_files_for_evaluation_take_the_place_of_the_split(pool: Pool) -> None:
 def test_nothing_to_learn_from_is_refused(pool: Pool) -> None:
     with pytest.raises(BadInput, match="no record is left to learn from"):
         Data(pool).add(3).choose({0, 1, 2})
+
+
+def test_fewer_records_than_asked_for_are_refused(pool: Pool) -> None:
+    with pytest.raises(BadInput, match=r"2 records are left to learn from, and data\.min_records asks for 3"):
+        Data(pool, eval_fraction=0, min_records=3).add(2).choose()
+    assert len(Data(pool, eval_fraction=0, min_records=3).add(3).choose().train) >= 3

@@ -192,3 +192,13 @@ def test_a_mistake_in_generate_is_one_line(
     import_base(locate(str(raw), None), store)
     done = run_trainer(folder, "generate", base, questions_file, "--output", output)
     assert told in refusal(done, code)
+
+
+def test_strict_refuses_at_the_first_bad_record(folder: Path) -> None:
+    (folder / "run.yaml").write_text(
+        HUB_SPEC + "data: {train: data.jsonl, max_rejected: 0.9}\n", encoding="utf-8"
+    )
+    with (folder / "data.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{\n")
+    assert run_trainer(folder, "prepare", "run.yaml").code == 0
+    assert "data.jsonl:5: not JSON" in refusal(run_trainer(folder, "prepare", "run.yaml", "--strict"), 65)

@@ -41,6 +41,7 @@ def _parser() -> Parser:
 
     command = commands.add_parser("prepare", help="validate and seal a run's data, without training")
     _add_run(command)
+    command.add_argument("--strict", action="store_true", help="refuse the data at its first bad record")
     command.set_defaults(act=_prepare)
 
     command = commands.add_parser("preview", help="show records as the model will see them")
@@ -89,7 +90,7 @@ def _import_base(options: argparse.Namespace, store: Store) -> None:
 def _prepare(options: argparse.Namespace, store: Store) -> None:
     from hone_trainer.plan import prepare_data
 
-    _, dataset = prepare_data(options.spec, options.data, store)
+    _, dataset = prepare_data(options.spec, options.data, store, strict=options.strict)
     print(dataset.manifest.id)
 
 

@@ -44,13 +44,17 @@ class Plan:
         }
 
 
-def prepare_data(spec_file: Path, data_file: Path | None, store: Store) -> tuple[RunSpec, Artifact]:
+def prepare_data(
+    spec_file: Path, data_file: Path | None, store: Store, *, strict: bool = False
+) -> tuple[RunSpec, Artifact]:
     """Read the spec, then validate and seal its data; `data_file` stands in for all that `data` names.
+
+    With `strict` the first bad record refuses it, as with `data.strict`.
 
     Once the data was found good, its tokens are counted. For that the base is brought into the store, but
     none from the Hub: it may be large.
     """
-    spec, dataset, _ = _prepare(spec_file, data_file, store, download=False)
+    spec, dataset, _ = _prepare(spec_file, data_file, store, download=False, strict=strict)
     return spec, dataset
 
 
@@ -72,10 +76,12 @@ def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
 
 
 def _prepare(
-    spec_file: Path, data_file: Path | None, store: Store, *, download: bool
+    spec_file: Path, data_file: Path | None, store: Store, *, download: bool, strict: bool = False
 ) -> tuple[RunSpec, Artifact, Callable[[], Tokeniser]]:
     spec = load_run_spec(spec_file)
     data, folder = _data(spec, spec_file, data_file)
+    if strict:
+        data = data.model_copy(update={"strict": True})
     source = _locate(spec, spec_file)
     # A file that is no template is told before the data is read and the base fetched.
     template = chosen_template(spec, spec_file)

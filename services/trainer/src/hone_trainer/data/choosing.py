@@ -55,6 +55,10 @@ def choose(data: DataSpec, sources: list[Source], pool: Pool, left_out: set[int]
             times.update(_repeat(learned, missing[index], _drawing(data.seed, sources[index])))
     if not times:
         raise _nothing_left(tally)
+    if (left := times.total()) < data.min_records:
+        raise BadInput(
+            f"{left} records are left to learn from, and data.min_records asks for {data.min_records}"
+        )
     return Choice([number for number in sorted(times) for _ in range(times[number])], evaluation)
 
 

@@ -68,8 +68,9 @@ def tell_report(reporter: Reporter, dataset: Artifact) -> None:
         id=dataset.manifest.id,
         **counts,
     )
-    for note in report["notes"]:
-        reporter.tell("data_note", note)
+    few = report["train_records"] < _FEW
+    for number, note in enumerate(report["notes"]):
+        reporter.tell("data_note", note, level="warning" if few and number == 0 else "info")
     if report["rejected"]:
         reporter.tell(
             "rejected_rows",
