@@ -282,7 +282,7 @@ def test_a_broken_manifest_is_refused_by_name(sealed: Artifact, content: bytes) 
 
 @pytest.mark.parametrize(
     "changed",
-    [{"surplus": 1}, {"kind": "checkpoint"}, {"created_at": "yesterday"}, {"metrics": {"loss": None}}],
+    [{"surplus": 1}, {"kind": "picture"}, {"created_at": "yesterday"}, {"metrics": {"loss": None}}],
     ids=lambda changed: next(iter(changed)),
 )
 def test_a_manifest_with_a_wrong_key_is_refused(sealed: Artifact, changed: dict[str, Any]) -> None:

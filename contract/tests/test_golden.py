@@ -18,6 +18,8 @@ DIGESTS = {
     "manifest-v1-base.json": "775ed6a51e401518a86b7e3675ec64a10dbaece79effda99951af100865eb8f3",
     "manifest-v1-dataset.json": "8376d6003d56fdfb250423fb4f1824c361b45ddb1298e19bf98b8b7fe040a53e",
     "manifest-v1-adapter.json": "ed00490ee55c4a2287db0090a14d28fdb4255269f965078cdfe87bccb9f54c20",
+    "manifest-v1-checkpoint.json": "0b20989cc3de3d002f38d56dabd98a93343a0833ae65d7bbeb0ffb1b3324d439",
+    "manifest-v1-weights.json": "21257b7f1fd87dd31d5b7908c289a59b7ca812a86b8d35fcc91afd72a0e728ac",
     "manifest-v1-model.json": "16d0a1fcd1c37939c89b61c892d0b78ede8e43f67295f22754be399f0d440e93",
 }
 

@@ -179,7 +179,10 @@ def test_a_missing_key_is_told(tmp_path: Path, text: str, told: str) -> None:
         ),
         (SHORTEST + "training: {learning_rate: 0}", "training.learning_rate: input should be greater than 0"),
         (SHORTEST + "training:\n", "run.yaml:2: training: input should be a valid dictionary"),
-        (SHORTEST + "method: qlora\n", "run.yaml:2: method: input should be 'lora', not 'qlora'"),
+        (
+            SHORTEST + "method: dora\n",
+            "run.yaml:2: method: input should be 'lora', 'qlora' or 'full', not 'dora'",
+        ),
         (SHORTEST + "data: 3\n", "run.yaml:2: data: input should be a valid dictionary"),
         (SHORTEST + "name: My Model\n", "run.yaml:2: name: string should match pattern"),
         (SHORTEST + 'name: "faq\\n"\n', "run.yaml:2: name: string should match pattern"),

@@ -134,6 +134,8 @@ class DataSpec(Shape):
     """Share of records that may be rejected; with more the data is refused."""
     min_records: Annotated[int, Field(ge=1)] = 1
     """Records to learn from, at least; with fewer the data is refused."""
+    max_records: Annotated[int, Field(ge=2)] | None = None
+    """Records taken at most, drawn by `seed`, evaluation records from `train` among them. None: all."""
     strict: bool = False
     """Whether the first bad record refuses the data."""
 

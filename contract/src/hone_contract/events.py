@@ -45,13 +45,16 @@ class StepMetrics(Shape):
     tokens: int = 0
     """Tokens trained on so far, prompts included, padding not."""
     tokens_per_second: float | None = None
+    memory_mb: float | None = None
+    """Most memory that the process has held so far: resident on a CPU, allocated on a GPU."""
 
 
 class RunStatus(Shape):
     """A run's `status.json`: where it stands now."""
 
     run_id: str
-    state: Literal["running", "succeeded", "failed"]
+    state: Literal["running", "stopped", "succeeded", "failed"]
+    """`stopped`: asked to stop, at a checkpoint; the same command goes on from there."""
     step: int = 0
     total_steps: int = 0
     updated_at: datetime

@@ -15,7 +15,7 @@ from hone_contract.shape import Shape
 FILE_NAME = "manifest.json"
 SCHEMA_VERSION: Literal[1] = 1
 
-Kind = Literal["base", "dataset", "adapter", "model"]
+Kind = Literal["base", "dataset", "checkpoint", "adapter", "weights", "model"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from hone_contract.data_spec import DataSpec
 from hone_contract.shape import Shape
@@ -32,8 +32,21 @@ class LoraSpec(Shape):
     """Scale of the update, divided by r."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the adapter's inputs dropped during training."""
-    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
-    """Which layers get an adapter: every linear layer but the output head, or a list of layer names."""
+    target_modules: Literal["all-linear", "projections"] | Annotated[list[str], Field(min_length=1)] = (
+        "all-linear"
+    )
+    """Which layers get an adapter: every linear layer but the output head, the seven that guides name
+    (q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj), or a list of layer names."""
+    use_rslora: bool = False
+    """Whether the update is divided by the root of r (https://arxiv.org/abs/2312.03732)."""
+    use_dora: bool = False
+    """Whether length and direction of each weight are learned apart (https://arxiv.org/abs/2402.09353)."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1, le=512)]] = {}
+    """Ranks of some layers, by their name or a regular expression: `{q_proj: 32}`."""
+    alpha_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Alphas of some layers, likewise."""
+    modules_to_save: list[str] = []
+    """Layers that are trained whole beside the adapter, and kept with it."""
 
 
 class TrainingSpec(Shape):
@@ -41,26 +54,58 @@ class TrainingSpec(Shape):
 
     epochs: Annotated[float, Field(gt=0, le=1000)] = 3
     """Passes over the training records."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps after which training ends. None: as many as `epochs` takes."""
     batch_size: Annotated[int, Field(ge=1)] = 4
-    """Records a forward pass on each device."""
+    """Records a forward pass on each device; with packing, records that are taken together."""
     gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
-    """Forward passes an optimiser step."""
+    """Batches an optimiser step."""
+    packing: Literal["auto"] | bool = "auto"
+    """Whether the records of a step share forward passes without padding, none seeing another. auto: where
+    the base's attention allows it, else batches are padded."""
+    tokens_per_pass: Annotated[int, Field(ge=1)] | None = None
+    """With packing, tokens that a forward pass holds at most; a longer record has one of its own. None:
+    1,024 on a CPU, `max_length` on a GPU."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
     """Peak learning rate of AdamW."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """AdamW, or bitsandbytes' with its state in 8 bits."""
     scheduler: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate falls after the warm-up."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Optimiser steps in which the learning rate rises from 0 to its peak."""
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 0
+    """Optimiser steps in which the learning rate rises from 0 to its peak; below 1, their share of all."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's weight decay."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are clipped to this norm."""
+    neftune_noise_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Noise on the embeddings while training (https://arxiv.org/abs/2310.05914). None: no noise."""
     max_length: Annotated[int, Field(ge=16)] = 2048
     """Tokens a record may have; a longer one is refused by its line, never cut."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the forward pass. auto: bfloat16 where a GPU has it, else float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of the forward pass. auto: bfloat16 where a GPU has it, float16 on older GPUs, else
+    float32."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Whether activations are computed again in the backward pass instead of kept. auto: on a GPU."""
+    eval_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps between evaluations. None: after each epoch."""
+    load_best_model_at_end: bool = False
+    """Whether the result is the checkpoint with the lowest evaluation loss, instead of the last."""
+    early_stopping_patience: Annotated[int, Field(ge=1)] | None = None
+    """Evaluations without a lower loss after which training ends, with the best checkpoint. None: never."""
+    report_to: list[Literal["wandb", "mlflow", "tensorboard", "trackio"]] = []
+    """Trackers that are told of the run, each a package of that name."""
     seed: Annotated[int, Field(ge=0)] = 3407
     """Seed of the adapter's initial weights and of the order of the records."""
+
+
+class CheckpointSpec(Shape):
+    """When a run is saved, to go on from there after it was stopped or killed."""
+
+    save_steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimiser steps between checkpoints. None: at every evaluation."""
+    keep: Annotated[int, Field(ge=1)] = 2
+    """How many of the newest stay on the disk; the best one stays besides, when it is wanted at the end."""
 
 
 class RunSpec(Shape):
@@ -69,17 +114,40 @@ class RunSpec(Shape):
     model: ModelSpec
     name: Name | None = None
     """Name of the run and of the model it makes. None: the base's short name with `-tuned`."""
-    method: Literal["lora"] = "lora"
-    """How the base is adapted."""
+    method: Literal["lora", "qlora", "full"] = "lora"
+    """How the base is adapted: by LoRA, by LoRA on a base in 4 bits (NF4, https://arxiv.org/abs/2305.14314),
+    or in every weight."""
+    backend: Literal["transformers", "unsloth"] = "transformers"
+    """What loads the model: Transformers and PEFT, or Unsloth's FastLanguageModel (one GPU)."""
     data: DataSpec | None = None
     """The examples; a string or a list of strings is taken as `train`. None: they come from `--data FILE`."""
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec = TrainingSpec()
+    checkpoints: CheckpointSpec = CheckpointSpec()
 
     @field_validator("data", mode="before")
     @classmethod
     def _plain_path(cls, value: Any) -> Any:
         return {"train": value} if isinstance(value, str | list) else value
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "RunSpec":
+        if self.method == "full" and self.lora != LoraSpec():
+            raise ValueError("method: full trains every weight, so leave lora out")
+        if self.method == "full" and self.backend == "unsloth":
+            raise ValueError("backend: unsloth is for method: lora and qlora")
+        if self.wants_best and self.data is not None and self.data.eval is None:
+            if self.data.eval_fraction == 0 and self.data.eval_count is None:
+                raise ValueError(
+                    "load_best_model_at_end and early_stopping_patience need evaluation records; "
+                    "data.eval_fraction is 0"
+                )
+        return self
+
+    @property
+    def wants_best(self) -> bool:
+        """Whether the result is the best checkpoint: early stopping without it would give a worse one."""
+        return self.training.load_best_model_at_end or self.training.early_stopping_patience is not None
 
     @property
     def title(self) -> str:

@@ -36,8 +36,20 @@ class Store:
         """A run's diary: spec, status, events, metrics."""
         return self._path("runs", run_id)
 
+    def checkpoint(self, run_id: str, step: int) -> Path:
+        """A run as it was after `step` optimiser steps, from which it can go on."""
+        return self.run(run_id) / "checkpoints" / f"step-{step}"
+
     def adapter(self, run_id: str) -> Path:
         return self._path("adapters", run_id)
+
+    def weights(self, run_id: str) -> Path:
+        """What full fine-tuning made, where LoRA makes an adapter."""
+        return self._path("weights", run_id)
+
+    def tokens(self, digest: str) -> Path:
+        """A dataset's tokens, kept so that they are made once; whoever needs the room may delete it."""
+        return self._path("cache", "tokens", digest)
 
     def model(self, name: str, version: str) -> Path:
         if version == LIVE:
@@ -75,7 +87,9 @@ class Store:
         patterns: dict[Kind, str] = {
             "base": "bases/*",
             "dataset": "datasets/*",
+            "checkpoint": "runs/*/checkpoints/step-*",
             "adapter": "adapters/*",
+            "weights": "weights/*",
             "model": "models/*/*",
         }
         for kind, pattern in patterns.items():
@@ -85,7 +99,8 @@ class Store:
 
     def partials(self) -> list[Path]:
         """Folders that a writer is filling now, or left when it was killed."""
-        return sorted([*self.root.glob(f"*/*{PARTIAL}*"), *self.root.glob(f"*/*/*{PARTIAL}*")])
+        depths = ("*", "*/*", "*/*/*")
+        return sorted(path for depth in depths for path in self.root.glob(f"{depth}/*{PARTIAL}*"))
 
     def _path(self, *parts: str) -> Path:
         for part in parts:

@@ -20,7 +20,7 @@ from hone_trainer.data.tokeniser import Tokeniser
 from hone_trainer.template_choice import chosen_template, own_template
 
 # Part of every run's id: raise it when the same spec would train something else.
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -123,4 +123,5 @@ def _locate(spec: RunSpec, spec_file: Path) -> BaseSource:
 
 def _spec_digest(spec: RunSpec) -> str:
     # Without defaults, so that a field added to the spec does not give every old run another id.
-    return digest_of(spec.model_dump(mode="json", exclude={"data"}, exclude_defaults=True))
+    told: Any = {"data": True, "checkpoints": True, "training": {"report_to"}}
+    return digest_of(spec.model_dump(mode="json", exclude=told, exclude_defaults=True))
