@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from hone_contract.data_spec import DataSpec
 from hone_contract.shape import Shape
 
+Method = Literal["lora", "qlora", "full"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
@@ -114,7 +115,7 @@ class RunSpec(Shape):
     model: ModelSpec
     name: Name | None = None
     """Name of the run and of the model it makes. None: the base's short name with `-tuned`."""
-    method: Literal["lora", "qlora", "full"] = "lora"
+    method: Method = "lora"
     """How the base is adapted: by LoRA, by LoRA on a base in 4 bits (NF4, https://arxiv.org/abs/2305.14314),
     or in every weight."""
     backend: Literal["transformers", "unsloth"] = "transformers"

@@ -1,0 +1,60 @@
+"""Loads models: a base in the number format of its method, and what a run made of it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from hone_contract.artifact import Artifact
+from hone_contract.run_spec import Method, TrainingSpec
+
+
+def pick_dtype(training: TrainingSpec) -> torch.dtype:
+    """The number format of the forward pass: as asked, or the best that the hardware has."""
+    if training.dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[
+            training.dtype
+        ]
+    if not torch.cuda.is_available():
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def device() -> torch.device:
+    """Where this process computes: its own GPU, or the CPU."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def load_base(folder: Path, dtype: torch.dtype, *, method: Method = "lora", attention: str = "sdpa") -> Any:
+    """A causal language model on this process's device, in evaluation mode.
+
+    With `qlora` its linear layers but the output head are in 4 bits (NF4 with double quantisation,
+    https://arxiv.org/abs/2305.14314); what they compute is in `dtype`.
+    """
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+    return AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        quantization_config=quantised if method == "qlora" else None,
+        device_map={"": device()},
+        attn_implementation=attention,
+        use_safetensors=True,
+    ).eval()
+
+
+def load_tuned(tuned: Artifact, base: Path, dtype: torch.dtype) -> Any:
+    """What a run made, of kind adapter or weights, with the base as it is in the store, never in 4 bits."""
+    if tuned.manifest.kind == "weights":
+        return load_base(tuned.path, dtype)
+    return PeftModel.from_pretrained(load_base(base, dtype), tuned.path).eval()
