@@ -1,65 +1,80 @@
 """What a run tells while it trains: metrics and status on disk, progress for whoever watches."""
 
+import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hone_contract.events import Reporter, RunStatus, StepMetrics, append_line, write_status
+from hone_trainer.exporter import Exporter
+from hone_trainer.run_files import METRICS, STATUS, begin_diary, failure_told, read_metrics
+
+__all__ = ["Diary", "begin_diary", "failure_told"]
 
 # Without a terminal there is no bar to redraw, so a line is told this often, in seconds.
 _TELL_EVERY = 15.0
-
-
-@contextmanager
-def failure_told(folder: Path) -> Iterator[None]:
-    """A run that ends before its adapter is sealed says so in its status.json."""
-    succeeded = False
-    try:
-        yield
-        succeeded = True
-    finally:
-        if not succeeded:
-            _write_failure(folder / "status.json")
-
-
-def _write_failure(path: Path) -> None:
-    now = datetime.now(UTC)
-    status = RunStatus(run_id=path.parent.name, state="running", updated_at=now)
-    if path.is_file():
-        status = RunStatus.model_validate_json(path.read_text(encoding="utf-8"))
-    write_status(path, status.model_copy(update={"state": "failed", "updated_at": now}))
+# The status is flushed to the disk, which takes longer than a step of a small model.
+_STATUS_EVERY = 1.0
 
 
 class Diary(TrainerCallback):  # type: ignore[misc]
-    """Writes metrics.jsonl and status.json, draws the bar, evaluates after each epoch."""
+    """Writes metrics.jsonl and status.json, tells of evaluations and checkpoints, draws the bar.
 
-    def __init__(self, folder: Path, reporter: Reporter, evaluate: Callable[[], float | None]) -> None:
+    Every process of a run has one; only that of rank 0 writes and shows anything. Losses are nats a token.
+    """
+
+    def __init__(self, folder: Path, reporter: Reporter, exporter: Exporter | None = None) -> None:
         self.folder = folder
         self.reporter = reporter
-        self.evaluate = evaluate
-        self.eval_loss: float | None = None
-        """Of the last evaluation, which the end of training brings too."""
+        self.exporter = exporter
         self.loss: float | None = None
         """Of the last step."""
-        self.bar: Any = None
+        self.eval_loss: float | None = None
+        """Of the last evaluation."""
+        self.eval_loss_before: float | None = None
+        """Of the one before training."""
         self.tokens = 0
-        self.began = 0.0
-        self.evaluating = 0.0
-        self.told = 0.0
+        """Trained on so far, prompts included, padding not; with those of the process that was resumed."""
+        self.seconds = {"training": 0.0, "evaluation": 0.0, "saving": 0.0}
+        """Of this process's training, so far."""
+        self.bar: Any = None
+        self._first_step = 0
+        self._first_tokens = 0
+        self._began = self._lapped = self._told = time.monotonic()
+        self._stated = 0.0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.began = self.told = time.monotonic()
-        self.bar = tqdm(total=state.max_steps, unit="step", desc="training", disable=not sys.stderr.isatty())
+        self._first_step = state.global_step
+        if state.global_step > 0:
+            self._go_on()
+        self._began = self._lapped = self._told = time.monotonic()
+        if not state.is_world_process_zero:
+            return
+        self.bar = tqdm(
+            total=state.max_steps,
+            initial=state.global_step,
+            unit="step",
+            desc="training",
+            dynamic_ncols=True,
+            disable=not sys.stderr.isatty(),
+        )
         self.set_status("running", state)
+        if self.exporter is not None:
+            self.exporter.show(step=state.global_step, steps=state.max_steps, epoch=state.epoch or 0.0)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._lap("training")
 
     def on_log(
         self,
@@ -71,75 +86,167 @@ class Diary(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         if not logs or "loss" not in logs:
             return
+        self._lap("training")
         self.loss = logs["loss"]
-        self.tokens = int(logs["num_tokens"])
-        metrics = StepMetrics(
-            step=state.global_step,
-            epoch=state.epoch or 0.0,
-            loss=logs["loss"],
-            learning_rate=logs["learning_rate"],
-            grad_norm=float(logs["grad_norm"]),
-            tokens=self.tokens,
-            tokens_per_second=self.tokens_per_second,
-        )
-        self._write(metrics)
-        self.bar.update(state.global_step - self.bar.n)
-        self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {self.tokens_per_second:.0f} tokens/s")
-        self._tell_now_and_then(state, metrics)
-        self.set_status("running", state)
+        self.tokens = int(logs.get("num_tokens", self.tokens))
+        if state.is_world_process_zero:
+            self._tell_step(state, self._metrics_of(state, logs))
 
-    def on_epoch_end(
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self._lap("evaluation")
+        loss = (metrics or {}).get("eval_loss")
+        if loss is None:
+            return
+        self.eval_loss = loss
+        if state.global_step == 0:
+            self.eval_loss_before = loss
+        if state.is_world_process_zero:
+            self._tell_evaluation(state, loss)
+
+    def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        start = time.monotonic()
-        self.eval_loss = loss = self.evaluate()
-        self.evaluating += time.monotonic() - start
-        if loss is not None:
-            epoch = state.epoch or 0.0
-            self._write(StepMetrics(step=state.global_step, epoch=epoch, eval_loss=loss, tokens=self.tokens))
+        self._lap("saving")
+        if not state.is_world_process_zero:
+            return
+        step = state.global_step
+        with _beside_the_bar():
             self.reporter.tell(
-                "evaluated",
-                f"epoch {epoch:.0f}: evaluation loss {loss:.3f}",
-                step=state.global_step,
-                eval_loss=loss,
+                "checkpoint_saved", f"checkpoint step-{step} of {state.max_steps} is saved", step=step
             )
+        if self.exporter is not None:
+            self.exporter.saved()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.bar.close()
+        self.close()
+
+    def close(self) -> None:
+        """End the bar's line, so that what is told next has one of its own. Training that ends does this."""
+        if self.bar is not None:
+            self.bar.close()
 
     @property
     def tokens_per_second(self) -> float:
-        """Over the whole run so far, evaluation left out."""
-        return self.tokens / max(1e-9, time.monotonic() - self.began - self.evaluating)
+        """Over this process's training so far, evaluation and saving left out."""
+        return (self.tokens - self._first_tokens) / max(1e-9, self.seconds["training"])
 
-    def set_status(self, run_state: Literal["running", "succeeded", "failed"], state: TrainerState) -> None:
+    def set_status(
+        self,
+        run_state: Literal["running", "stopped", "succeeded", "failed"],
+        state: TrainerState,
+        message: str = "",
+    ) -> None:
+        """Say in status.json where the run stands."""
+        if not state.is_world_process_zero:
+            return
         status = RunStatus(
             run_id=self.folder.name,
             state=run_state,
             step=state.global_step,
             total_steps=state.max_steps,
             updated_at=datetime.now(UTC),
+            message=message,
         )
-        write_status(self.folder / "status.json", status)
+        write_status(self.folder / STATUS, status)
+        self._stated = time.monotonic()
 
-    def _write(self, metrics: StepMetrics) -> None:
-        append_line(self.folder / "metrics.jsonl", metrics.model_dump_json(exclude_none=True))
+    def _go_on(self) -> None:
+        """Take up what the process told that wrote the checkpoint."""
+        told = read_metrics(self.folder / METRICS)
+        self.tokens = self._first_tokens = max((line.tokens for line in told), default=0)
+        for line in told:
+            self.loss = self.loss if line.loss is None else line.loss
+            self.eval_loss = self.eval_loss if line.eval_loss is None else line.eval_loss
+            if line.step == 0 and line.eval_loss is not None:
+                self.eval_loss_before = line.eval_loss
+        saved = self.folder / "checkpoints" / f"step-{self._first_step}"
+        if self.exporter is not None and saved.is_dir():
+            self.exporter.saved(saved.stat().st_mtime)
 
-    def _tell_now_and_then(self, state: TrainerState, metrics: StepMetrics) -> None:
+    def _lap(self, stage: str) -> None:
+        # The order of the callbacks tells what the time since the last one went to.
         now = time.monotonic()
-        if sys.stderr.isatty() or now - self.told < _TELL_EVERY:
-            return
-        self.told = now
-        left = (now - self.began) / state.global_step * (state.max_steps - state.global_step)
+        self.seconds[stage] += now - self._lapped
+        self._lapped = now
+
+    def _metrics_of(self, state: TrainerState, logs: dict[str, float]) -> StepMetrics:
+        norm = logs.get("grad_norm")
+        return StepMetrics(
+            step=state.global_step,
+            epoch=state.epoch or 0.0,
+            loss=logs["loss"],
+            learning_rate=logs.get("learning_rate"),
+            grad_norm=None if norm is None else float(norm),
+            tokens=self.tokens,
+            tokens_per_second=self.tokens_per_second,
+            memory_mb=peak_memory_mb(),
+        )
+
+    def _tell_step(self, state: TrainerState, metrics: StepMetrics) -> None:
+        self._write(metrics)
+        self.bar.update(state.global_step - self.bar.n)
+        self.bar.set_postfix_str(_summary(metrics))
+        now = time.monotonic()
+        if not sys.stderr.isatty() and now - self._told >= _TELL_EVERY:
+            self._told = now
+            self._tell_progress(state, metrics)
+        if now - self._stated >= _STATUS_EVERY or state.global_step == state.max_steps:
+            self.set_status("running", state)
+
+    def _tell_progress(self, state: TrainerState, metrics: StepMetrics) -> None:
+        done = state.global_step - self._first_step
+        left = (time.monotonic() - self._began) / max(1, done) * (state.max_steps - state.global_step)
         self.reporter.tell(
             "training",
-            f"step {state.global_step}/{state.max_steps}, loss {metrics.loss:.3f}, "
-            f"{self.tokens_per_second:.0f} tokens/s, {left:.0f} s left",
+            f"step {state.global_step}/{state.max_steps}, {_summary(metrics)}, {left:.0f} s left",
             step=state.global_step,
             total_steps=state.max_steps,
+            epoch=metrics.epoch,
             loss=metrics.loss,
+            learning_rate=metrics.learning_rate,
             tokens_per_second=self.tokens_per_second,
             seconds_left=left,
         )
+
+    def _tell_evaluation(self, state: TrainerState, loss: float) -> None:
+        epoch = state.epoch or 0.0
+        self._write(StepMetrics(step=state.global_step, epoch=epoch, eval_loss=loss, tokens=self.tokens))
+        when = f"epoch {epoch:.4g}" if state.global_step else "before training"
+        with _beside_the_bar():
+            self.reporter.tell(
+                "evaluated", f"{when}: evaluation loss {loss:.3f}", step=state.global_step, eval_loss=loss
+            )
+
+    def _write(self, metrics: StepMetrics) -> None:
+        append_line(self.folder / METRICS, metrics.model_dump_json(exclude_none=True))
+        if self.exporter is not None:
+            self.exporter.show_metrics(metrics)
+
+
+def _beside_the_bar() -> AbstractContextManager[None]:
+    """While a line is written, the bar is not where it goes."""
+    return tqdm.external_write_mode(sys.stderr)  # type: ignore[no-any-return]
+
+
+def peak_memory_mb() -> float:
+    """Most memory that this process has held, in MB (10⁶ bytes): resident on a CPU, allocated on a GPU."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated()) / 1e6
+    # Linux counts it in KiB, macOS in bytes.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def _summary(metrics: StepMetrics) -> str:
+    rate = "" if metrics.learning_rate is None else f"lr {metrics.learning_rate:.2e}, "
+    speed = metrics.tokens_per_second or 0.0
+    return f"epoch {metrics.epoch:.2f}, loss {metrics.loss:.3f}, {rate}{speed:.0f} tokens/s"
