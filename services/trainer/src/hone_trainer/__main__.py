@@ -1,6 +1,7 @@
 """`hone-trainer`: everything is parsed and validated before torch is imported."""
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.model_files import CHAT_TEMPLATE, sha256_of
 from hone_contract.store import Store
+from hone_trainer.sampling import Sampling, add_sampling, sampling_of
+
+_SEE_GENERATE = ". See: hone-trainer generate --help"
 
 
 def main() -> None:
@@ -57,13 +61,45 @@ def _parser() -> Parser:
     command.add_argument("--run-id-file", type=Path, help="file to write the run's id to, for hone-merger")
     command.set_defaults(act=_train)
 
-    command = commands.add_parser("generate", help="let a base model answer a file of questions")
-    command.add_argument("base", help="name of a base in the store")
-    command.add_argument("questions", type=Path, help="messages JSONL; each record's last answer is left out")
-    command.add_argument("--output", type=Path, required=True, help="file to write, messages JSONL")
+    command = commands.add_parser("evaluate", help="measure what a run made, beside its base")
+    command.add_argument("run_id", help="the run id that train printed")
     command.add_argument(
-        "--max-tokens", type=_count, default=128, help="most tokens an answer (default: 128)"
+        "--model",
+        metavar="NAME[/VERSION]",
+        help="merged model to measure too (default: the run's, if there is one)",
     )
+    command.add_argument("--data", type=Path, help="records, in place of those that the run set aside")
+    command.add_argument("--limit", type=_count, metavar="N", help="so many of the records, evenly spread")
+    command.add_argument(
+        "--no-generation", dest="generation", action="store_false", help="no answers, so no BLEU and chrF"
+    )
+    command.add_argument(
+        "--max-tokens",
+        type=_count,
+        metavar="N",
+        help="most tokens an answer (default: twice the longest expected)",
+    )
+    command.add_argument("--json", type=Path, metavar="FILE", help="file to write the numbers to as well")
+    command.set_defaults(act=_evaluate)
+
+    command = commands.add_parser("generate", help="let a base, a run or a merged model answer")
+    command.add_argument("model", help="a base, a run id, or models/NAME[/VERSION]")
+    what = command.add_mutually_exclusive_group()
+    what.add_argument(
+        "questions",
+        type=Path,
+        nargs="?",
+        help="records, or a .txt of prompts; a record's last answer is left out",
+    )
+    what.add_argument("--prompt", metavar="TEXT", help="one question")
+    what.add_argument("--random", action="store_true", help="a record of the data that the run learned from")
+    command.add_argument("--system", metavar="TEXT", help="system prompt for what has none")
+    command.add_argument("--compare", action="store_true", help="let the base answer too")
+    command.add_argument("--output", type=Path, help="file to write, messages JSONL")
+    command.add_argument(
+        "--max-tokens", type=_count, default=512, help="most tokens an answer (default: 512)"
+    )
+    add_sampling(command)
     command.set_defaults(act=_generate)
     return parser
 
@@ -134,17 +170,74 @@ def _train(options: argparse.Namespace, store: Store) -> None:
     print(plan.run_id)
 
 
+def _evaluate(options: argparse.Namespace, store: Store) -> None:
+    from hone_trainer.evaluation_data import evaluation_data, spec_of
+    from hone_trainer.lookup import find_merged, find_run
+
+    run = find_run(store, options.run_id)
+    merged = find_merged(store, run, options.model)
+    spec = spec_of(run, store)
+    _check_folder("--json", options.json)
+    data = evaluation_data(run, spec, options.data, store, options.limit)
+    from hone_trainer.evaluate import as_json, as_table, evaluate
+
+    evaluation = evaluate(
+        run,
+        spec,
+        data,
+        Reporter("trainer"),
+        merged=merged,
+        generation=options.generation,
+        max_tokens=options.max_tokens,
+    )
+    if options.json is not None:
+        told = as_json(evaluation, run, spec, data, merged)
+        write_atomically(options.json, json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+    print(f"{run.run_id}: {len(data.records)} records of {data.dataset.manifest.id}")
+    print(as_table(evaluation))
+
+
 def _generate(options: argparse.Namespace, store: Store) -> None:
-    from hone_trainer.data.one_file import read_records
+    from hone_trainer.lookup import find
+    from hone_trainer.prompts import draw_record, one_prompt, read_prompts
 
-    base = open_artifact(store.base(options.base), "base")
-    sha256_of(base.path, CHAT_TEMPLATE)
-    records = read_records(options.questions)
-    if not options.output.parent.is_dir():
-        raise BadConfiguration(f"--output: there is no folder {options.output.parent}; make it first")
-    from hone_trainer.answers import answer
+    sampling, show = _check_generate(options), None
+    found = find(store, options.model)
+    if found.is_base and options.compare:
+        raise BadConfiguration(f"--compare: {options.model!r} is a base itself; name a run, or models/NAME")
+    sha256_of(found.artifact.path, CHAT_TEMPLATE)
+    if options.random:
+        drawn = draw_record(found, store, options.seed)
+        records, show = [drawn.record], f"{drawn.record.source} (--seed {drawn.seed})"
+    elif options.prompt is not None:
+        records = [one_prompt(options.prompt, options.system)]
+    else:
+        records = read_prompts(options.questions, options.system)
+    _check_folder("--output", options.output)
+    from hone_trainer.generate import generate_file, generate_here
 
-    answer(base, records, options.max_tokens, options.output)
+    reporter = Reporter("trainer")
+    if options.output is not None:
+        generate_file(found, records, sampling, options.output, reporter, compare=options.compare)
+    else:
+        generate_here(found, records[0], sampling, reporter, compare=options.compare, show=show)
+
+
+def _check_generate(options: argparse.Namespace) -> Sampling:
+    """Raises BadConfiguration for options that do not fit each other."""
+    if options.questions is None and options.prompt is None and not options.random:
+        raise BadConfiguration(f"nothing to ask: give a file, --prompt or --random{_SEE_GENERATE}")
+    if options.questions is not None and options.output is None:
+        raise BadConfiguration(f"the following arguments are required: --output{_SEE_GENERATE}")
+    if options.random and options.system is not None:
+        raise BadConfiguration("--random draws a record with prompts of its own; leave --system out")
+    return sampling_of(options)
+
+
+def _check_folder(option: str, file: Path | None) -> None:
+    """Before the work, not after it."""
+    if file is not None and not file.parent.is_dir():
+        raise BadConfiguration(f"{option}: there is no folder {file.parent}; make it first")
 
 
 if __name__ == "__main__":

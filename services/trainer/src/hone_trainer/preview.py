@@ -10,11 +10,9 @@ from hone_trainer.chat_templates import load_tokenizer
 from hone_trainer.conversation import Seen, see
 from hone_trainer.plan import Plan
 from hone_trainer.record import Record, load_records
+from hone_trainer.terminal import harmless
 
 _LEARNED, _PLAIN = "\x1b[1;32m", "\x1b[0m"
-# Data must not command a terminal. Line breaks and tabs stay; the others get Unicode's pictures of them.
-_PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
-_PICTURES |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Shown:
 
     @property
     def title(self) -> str:
-        return f"{self.source.translate(_PICTURES)}: {self.tokens} tokens, {self.learned} learned"
+        return f"{harmless(self.source)}: {self.tokens} tokens, {self.learned} learned"
 
 
 def preview(plan: Plan, count: int) -> list[Shown]:
@@ -69,7 +67,7 @@ def _parts(seen: Seen) -> list[tuple[str, bool]]:
     tokens = zip(seen.spans, seen.learned, strict=True)
     for learned, group in groupby(tokens, key=lambda token: token[1]):
         end = max(span[1] for span, _ in group)
-        parts.append((seen.text[position:end].translate(_PICTURES), learned))
+        parts.append((harmless(seen.text[position:end]), learned))
         position = end
-    rest = seen.text[position:].translate(_PICTURES)
+    rest = harmless(seen.text[position:])
     return [*parts, (rest, False)] if rest else parts

@@ -11,13 +11,15 @@ from hone_trainer.data.rejection import Rejected
 from hone_trainer.record import Record
 
 _SHOWN = 10
+_ASKS = {"prompt": ("completion", "response", "chosen"), "instruction": ("output", "response")}
 _AS_IT_STANDS = How(columns={}, system=None, join="{instruction}\n\n{input}", format=None)
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path, *, answered: bool = True) -> list[Record]:
     """The records of a file, in any form of conversation that is known.
 
-    Raises BadConfiguration when it cannot be read, BadInput naming the bad lines otherwise.
+    Unless they must be `answered`, one that ends with a question gets an empty answer. Raises
+    BadConfiguration when the file cannot be read, BadInput naming the bad lines otherwise.
     """
     records: list[Record] = []
     problems: list[str] = []
@@ -25,7 +27,7 @@ def read_records(path: Path) -> list[Record]:
         for row in read_rows(file):
             place = f"{file.name}:{row.line}"
             try:
-                records.append(_conversation(row.value, place))
+                records.append(_conversation(row.value if answered else _completed(row.value), place))
             except Rejected as problem:
                 problems.append(f"{place}: {problem}")
     if problems:
@@ -41,3 +43,18 @@ def _conversation(value: Any, place: str) -> Record:
     if draft.form in ("text", "preference"):
         raise Rejected("unknown_format", f"is no conversation with an answer, but in the form {draft.form!r}")
     return Record(draft.messages, place, tools=draft.tools)
+
+
+def _completed(row: Any) -> Any:
+    """A row that asks and has no answer, with an empty one."""
+    if not isinstance(row, dict):
+        return row
+    messages = row.get("messages")
+    if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
+        if messages[-1].get("role") in ("user", "tool"):
+            return row | {"messages": [*messages, {"role": "assistant", "content": ""}]}
+        return row
+    for question, answers in _ASKS.items():
+        if question in row and not row.keys() & set(answers):
+            return row | {answers[0]: ""}
+    return row
