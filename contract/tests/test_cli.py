@@ -14,6 +14,8 @@ from hone_contract.artifact import Artifact, draft
 from hone_contract.manifest import Kind
 from hone_contract.store import Store
 
+Seal = Callable[[Path, Kind], Artifact]
+
 COMMAND = [sys.executable, "-m", "hone_contract"]
 
 
@@ -82,6 +84,31 @@ def test_verify_says_ok_for_each_artifact(store: Store) -> None:
         "ok      models/faq/v2",
     ]
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_checkpoints_and_weights_are_listed_and_verified(tmp_path: Path, seal_small: Seal) -> None:
+    store = Store(tmp_path / "store")
+    steps = [store.checkpoint("faq-0123456789", step) for step in (20, 40)]
+    for step in steps:
+        seal_small(step, "checkpoint")
+    weights = seal_small(store.weights("faq-0123456789"), "weights").manifest.digest[:12]
+    _flip_a_byte(steps[1] / "model.safetensors")
+    with draft(store.checkpoint("faq-0123456789", 60), "plan") as partial:
+        listed = _run("--store", store.root, "ls").stdout.splitlines()
+        verified = _run("--store", store.root, "verify")
+    run = "runs/faq-0123456789/checkpoints"
+    assert [line.split("  ")[0] for line in listed[:2]] == [
+        f"checkpoint {run}/step-20",
+        f"checkpoint {run}/step-40",
+    ]
+    assert listed[2:] == [
+        f"weights  weights/faq-0123456789  {weights} 0.0 MB from base tiny",
+        f"partial  {run}/{partial.name}  being written, or left by a killed writer",
+    ]
+    first, second, third = verified.stdout.splitlines()
+    assert (first, third) == (f"ok      {run}/step-20", "ok      weights/faq-0123456789")
+    assert second.startswith(f"BROKEN  {run}/step-40: ")
+    assert verified.returncode == 65
 
 
 def test_verify_names_the_file_of_which_one_byte_changed(store: Store) -> None:

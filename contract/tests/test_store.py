@@ -39,6 +39,19 @@ BAD_NAMES = [
 ]
 
 
+PLACES = [
+    "dataset",
+    "run",
+    "checkpoint",
+    "adapter",
+    "weights",
+    "tokens",
+    "live",
+    "model name",
+    "model version",
+]
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
@@ -49,7 +62,10 @@ def test_every_kind_has_its_folder(store: Store) -> None:
         store.base("tiny"),
         store.dataset("faq-1a2b"),
         store.run("faq-0123456789"),
+        store.checkpoint("faq-0123456789", 40),
         store.adapter("faq-0123456789"),
+        store.weights("faq-0123456789"),
+        store.tokens("0" * 64),
         store.model("faq", "v1"),
         store.live("faq"),
     ]
@@ -57,7 +73,10 @@ def test_every_kind_has_its_folder(store: Store) -> None:
         "bases/tiny",
         "datasets/faq-1a2b",
         "runs/faq-0123456789",
+        "runs/faq-0123456789/checkpoints/step-40",
         "adapters/faq-0123456789",
+        "weights/faq-0123456789",
+        f"cache/tokens/{'0' * 64}",
         "models/faq/v1",
         "models/faq/live",
     ]
@@ -76,12 +95,15 @@ def test_a_base_lies_in_one_folder_whatever_its_name(store: Store, name: str, fo
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-@pytest.mark.parametrize("place", ["dataset", "run", "adapter", "live", "model name", "model version"])
+@pytest.mark.parametrize("place", PLACES)
 def test_a_name_that_could_leave_the_store_is_refused(store: Store, place: str, name: str) -> None:
     calls: dict[str, Callable[[str], Path]] = {
         "dataset": store.dataset,
         "run": store.run,
+        "checkpoint": lambda name: store.checkpoint(name, 1),
         "adapter": store.adapter,
+        "weights": store.weights,
+        "tokens": store.tokens,
         "live": store.live,
         "model name": lambda name: store.model(name, "v1"),
         "model version": lambda version: store.model("faq", version),
@@ -184,7 +206,10 @@ def test_artifacts_are_listed_by_kind_and_partial_ones_apart(store: Store, seal_
     sealed: list[tuple[Kind, Path]] = [
         ("base", store.base("tiny")),
         ("dataset", store.dataset("data")),
+        ("checkpoint", store.checkpoint("faq-0", 20)),
+        ("checkpoint", store.checkpoint("faq-1", 5)),
         ("adapter", store.adapter("faq-0")),
+        ("weights", store.weights("faq-1")),
         ("model", store.model("faq", "v1")),
         ("model", store.model("faq", "v2")),
     ]
@@ -194,6 +219,24 @@ def test_artifacts_are_listed_by_kind_and_partial_ones_apart(store: Store, seal_
     with draft(store.dataset("half"), "plan") as half, draft(store.model("faq", "v3"), "plan") as third:
         assert list(store.artifacts()) == sealed
         assert store.partials() == [half, third]
+
+
+def test_a_half_written_checkpoint_or_weights_are_partial(store: Store, seal_small: Seal) -> None:
+    sealed = store.checkpoint("faq-0", 20)
+    seal_small(sealed, "checkpoint")
+    with draft(store.checkpoint("faq-0", 40), "plan") as checkpoint, draft(store.weights("faq-0"), "plan"):
+        assert checkpoint.parent == sealed.parent
+        assert list(store.artifacts()) == [("checkpoint", sealed)]
+        assert [path.name.partition(".")[0] for path in store.partials()] == ["step-40", "faq-0"]
+
+
+def test_what_else_a_run_writes_and_cached_tokens_are_no_artifacts(store: Store) -> None:
+    store.tokens("0" * 64).mkdir(parents=True)
+    (store.run("faq-0") / "samples").mkdir(parents=True)
+    (store.run("faq-0") / "checkpoints" / "notes").mkdir(parents=True)
+    (store.run("faq-0") / "checkpoints" / "step-1").write_text("a file", encoding="utf-8")
+    assert list(store.artifacts()) == []
+    assert store.partials() == []
 
 
 def test_an_empty_store_lists_nothing(store: Store) -> None:

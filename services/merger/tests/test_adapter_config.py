@@ -104,8 +104,10 @@ def test_an_initialisation_that_leaves_the_base_alone_is_taken(
         ({"target_modules": ["q_proj", "lm_head"]}, "lm_head"),
         ({"target_modules": r".*\.(q_proj|embed_tokens)"}, "embed_tokens"),
         ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "lm_head"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["model.embed_tokens"]}, "embed_tokens"),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["head"]}, "lm_head"),
     ],
-    ids=["input", "output", "pattern", "whole head"],
+    ids=["input", "output", "pattern", "whole head", "whole input", "end of a name"],
 )
 def test_tied_embeddings_cannot_be_adapted(
     tmp_path: Path, qwen: Path, lora: dict[str, Any], name: str
@@ -125,6 +127,10 @@ def test_a_base_that_does_not_say_whether_it_is_tied_counts_as_tied(tmp_path: Pa
 @pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
 def test_embeddings_that_are_not_tied_may_be_adapted(tmp_path: Path, llama: Path, target: str) -> None:
     check_adapter(peft_folder(tmp_path / "adapter", llama, target_modules=["q_proj", target]), llama)
+
+
+def test_other_layers_of_a_tied_base_may_be_trained_whole(tmp_path: Path, qwen: Path) -> None:
+    check_adapter(peft_folder(tmp_path / "adapter", qwen, modules_to_save=["norm"]), qwen)
 
 
 def test_single_tokens_of_tied_embeddings_may_be_trained(tmp_path: Path, qwen: Path) -> None:

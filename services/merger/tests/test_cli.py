@@ -26,7 +26,7 @@ def test_help_lists_the_commands_without_loading_a_model_library(tmp_path: Path)
     [
         ([], "the following arguments are required: COMMAND"),
         (["mrege", "x"], "invalid choice: 'mrege'"),
-        (["merge"], "one of the arguments adapter --run-id-file is required"),
+        (["merge"], "one of the arguments RUN_ID --run-id-file is required"),
         (["merge", "x", "--run-id-file", "y"], "not allowed with argument"),
         (["merge", "x", "--nmae", "y"], "unrecognized arguments: --nmae y"),
         (["import-adapter", "x"], "the following arguments are required: --base"),

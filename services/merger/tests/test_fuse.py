@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hone_contract.errors import BadInput
+from hone_merger.adapter_config import check_adapter
 from hone_merger.fuse import attach, fuse, load_model
 
 PREFIX = "base_model.model.model.layers"
@@ -84,12 +85,59 @@ def test_fused_weights_are_the_sum_in_float32_rounded_once(
             assert not torch.equal(fused[key], weights)
 
 
-def test_the_fused_model_says_what_the_adapter_model_says(tmp_path: Path, llama: Path) -> None:
-    adapter = peft_folder(tmp_path / "adapter", llama)
+# -- what PEFT's adapter model says ------------------------------------------------------------------
+
+PATTERNS: dict[str, Any] = {
+    "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\.up_proj": 8},
+    "alpha_pattern": {"up_proj": 32, "v_proj": 3},
+}
+BOTH_ENDS = ["lm_head", "embed_tokens"]
+VARIANTS = {
+    "plain": {},
+    "rsLoRA": {"use_rslora": True, "lora_alpha": 3},
+    "DoRA": {"use_dora": True},
+    "patterns": PATTERNS,
+    "rsLoRA, patterns": {"use_rslora": True, **PATTERNS},
+    "DoRA, rsLoRA, patterns": {"use_dora": True, "use_rslora": True, **PATTERNS},
+    "norms": {"modules_to_save": ["norm", "input_layernorm"]},
+    "both ends": {"modules_to_save": BOTH_ENDS},
+    "everything": {"modules_to_save": BOTH_ENDS, "use_dora": True, "use_rslora": True, **PATTERNS},
+}
+# The others train embeddings, which a tied base does not allow.
+TIED = [name for name, lora in VARIANTS.items() if lora.get("modules_to_save") != BOTH_ENDS]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_fused_model_says_what_the_adapter_model_says(tmp_path: Path, llama: Path, variant: str) -> None:
+    adapter = peft_folder(tmp_path / "adapter", llama, **VARIANTS[variant])
     fused, tuned = logits(fuse(llama, adapter)), logits(adapted(llama, adapter))
     base = logits(AutoModelForCausalLM.from_pretrained(llama))
     torch.testing.assert_close(fused, tuned, atol=1e-4, rtol=1e-4)
     assert (fused - base).abs().max() > 1
+
+
+@pytest.mark.parametrize("variant", TIED)
+def test_a_bfloat16_base_says_the_same_but_for_one_rounding(tmp_path: Path, qwen: Path, variant: str) -> None:
+    adapter = peft_folder(tmp_path / "adapter", qwen, **VARIANTS[variant])
+    fused = fuse(qwen, adapter)
+    assert {weights.dtype for weights in fused.state_dict().values()} == {torch.bfloat16}
+    tuned = logits(adapted(qwen, adapter, torch.float32))
+    base = logits(AutoModelForCausalLM.from_pretrained(qwen, dtype=torch.float32))
+    assert (logits(fused.float()) - tuned).abs().max() < 0.1 < 1 < (tuned - base).abs().max()
+
+
+@pytest.mark.parametrize("lora", [{}, {"modules_to_save": BOTH_ENDS}], ids=["plain", "both ends"])
+def test_an_adapter_in_bfloat16_is_fused_in_float32(
+    tmp_path: Path, llama: Path, lora: dict[str, Any]
+) -> None:
+    """As training on a base in 4 bits writes it; the base in the store is whole."""
+    adapter = peft_folder(tmp_path / "adapter", llama, **lora)
+    halved = {name: weights.bfloat16() for name, weights in load_file(adapter / WEIGHTS).items()}
+    edit_weights(adapter, without=halved, add=halved)
+    check_adapter(adapter, llama)
+    fused = fuse(llama, adapter)
+    assert {weights.dtype for weights in fused.state_dict().values()} == {torch.float32}
+    torch.testing.assert_close(logits(fused), logits(adapted(llama, adapter)), atol=1e-4, rtol=1e-4)
 
 
 # -- what does not fit -----------------------------------------------------------------------------

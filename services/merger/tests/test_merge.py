@@ -238,7 +238,7 @@ def test_a_merged_model_that_changed_since_is_not_published(
 def test_a_merge_that_changes_nothing_is_refused(store: Store, qwen: Path, tmp_path: Path) -> None:
     folder = peft_folder(tmp_path / "untrained", qwen, zero=True)
     adapter = import_adapter(folder, seal_base(qwen, store, HUB_NAME), None, store)
-    with pytest.raises(BadInput, match=r"the merged model is not the adapter model: .* nothing"):
+    with pytest.raises(BadInput, match=r"the merged model is not the tuned model: .* nothing"):
         merge_here(store, adapter)
     assert not published(store)
 
@@ -252,7 +252,7 @@ def test_a_merge_that_is_nearer_to_the_base_than_to_the_adapter_is_refused(
         shutil.copytree(adapter.path, partial, dirs_exist_ok=True)
         write_probes(partial, probes.model_copy(update={"probes": swapped}))
         odd = seal(partial, "adapter", "swapped", lineage=adapter.manifest.lineage)
-    with pytest.raises(BadInput, match="the merged model is not the adapter model"):
+    with pytest.raises(BadInput, match="the merged model is not the tuned model"):
         merge_here(filled, odd)
     assert not published(filled)
 

@@ -23,7 +23,7 @@ def test_a_plan_has_the_adapter_and_the_base_that_it_was_trained_on(
     filled: Store, base: Artifact, adapter: Artifact
 ) -> None:
     plan = make_plan(filled, adapter.manifest.id, None)
-    assert (plan.adapter, plan.base) == (adapter, base)
+    assert (plan.tuned, plan.base) == (adapter, base)
     assert plan.lineage == {"adapter": adapter.source, "base": base.source}
     assert plan.version == adapter.manifest.id
 

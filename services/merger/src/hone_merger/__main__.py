@@ -22,14 +22,19 @@ def _main() -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="hone-merger", description="Fuse an adapter into its base and publish the result.")
+    parser = Parser(prog="hone-merger", description="Make a model from what was trained, and publish it.")
     parser.add_argument("--store", type=Path, help="the store's folder (default: $HONE_STORE or ./store)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("merge", help="fuse an adapter, prove the result and point `live` at it")
+    command = commands.add_parser(
+        "merge", help="fuse what a run trained, prove the result, point `live` at it"
+    )
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "adapter", nargs="?", help="the run id that hone-trainer printed, or an imported adapter's id"
+        "run_id",
+        nargs="?",
+        metavar="RUN_ID",
+        help="the run id that hone-trainer printed, or an imported adapter's id",
     )
     which.add_argument("--run-id-file", type=Path, help="file that hone-trainer train --run-id-file wrote")
     command.add_argument("--name", help="the model's name (default: the run's)")
@@ -46,13 +51,13 @@ def _parser() -> Parser:
 def _merge(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
     from hone_merger.plan import make_plan
 
-    plan = make_plan(store, options.adapter or _read_run_id(options.run_id_file), options.name)
+    plan = make_plan(store, options.run_id or _read_run_id(options.run_id_file), options.name)
     target = store.model(plan.name, plan.version)
     if target.exists():
         merged = open_artifact(target, "model", digests=True)
         if merged.manifest.lineage != plan.lineage:
             raise ArtifactExists(
-                f"{target} was merged from another adapter or base of the same names; "
+                f"{target} was merged from another {plan.kind} or base of the same names; "
                 "remove it, or choose another --name"
             )
         reporter.tell("already_merged", f"model {plan.name}/{plan.version} was merged before")

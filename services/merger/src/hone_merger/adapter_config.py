@@ -62,8 +62,9 @@ def _adapted(weights: Path) -> list[str]:
 
 
 def _touched_embedding(names: list[str]) -> str | None:
-    found = (name.rsplit(".", 1)[-1] for name in names)
-    return next((name for name in found if name in _EMBEDDINGS), None)
+    # PEFT saves each layer whose name ends with an entry of modules_to_save: `head` is lm_head too.
+    ends = {name.rsplit(".", 1)[-1] for name in names}
+    return next((name for name in _EMBEDDINGS if any(name.endswith(end) for end in ends)), None)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`hone-merger merge`: fuse, write, read back what was written, prove it, seal, publish."""
+"""`hone-merger merge`: fuse or take over, write, read back what was written, prove it, seal."""
 
 import importlib.metadata
 import shutil
@@ -19,28 +19,23 @@ from hone_contract.store import Store
 from hone_merger.fuse import fuse, load_model
 from hone_merger.plan import Plan
 from hone_merger.scoring import score
+from hone_merger.weights import copy_weights, fit_weights
 
 _SHARD = "5GB"
 _TOOLS = ("torch", "transformers", "peft")
 
 
 def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
-    """Write the fused model as `models/<name>/<version>` and seal it.
+    """Write the tuned model as `models/<name>/<version>` and seal it.
 
-    Raises BadInput when the written model is not nearer to the adapter model than to the base.
+    Raises BadInput when the written model is not nearer to the tuned model than to the base.
     """
     start = time.monotonic()
-    with draft(store.model(plan.name, plan.version), {"adapter": plan.adapter.manifest.digest}) as partial:
-        reporter.tell("merging", f"fusing {plan.adapter.manifest.id} into {plan.base.manifest.id}")
-        fused = fuse(plan.base.path, plan.adapter.path)
-        generation = end_tokens(fused, plan.base.path)
-        # transformers refuses to write some settings that bases have (a temperature without do_sample).
-        fused.generation_config = GenerationConfig()
-        fused.save_pretrained(partial, max_shard_size=_SHARD)
-        generation.to_json_file(partial / "generation_config.json")
-        copy_tokenizer(plan.adapter.path, partial)
-        del fused
-        probes = _prove(partial, read_probes(plan.adapter.path))
+    with draft(store.model(plan.name, plan.version), {plan.kind: plan.tuned.manifest.digest}) as partial:
+        reporter.tell("merging", _intention(plan))
+        _write_model(plan, partial)
+        copy_tokenizer(plan.tuned.path, partial)
+        probes = _prove(partial, read_probes(plan.tuned.path))
         write_probes(partial, probes)
         metrics = {**_distances(probes), "seconds": time.monotonic() - start}
         model = seal(
@@ -53,6 +48,29 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
         )
     reporter.tell("merged", f"model {model.manifest.id} in {metrics['seconds']:.0f} s", metrics={**metrics})
     return model
+
+
+def _intention(plan: Plan) -> str:
+    tuned, base = plan.tuned.manifest.id, plan.base.manifest.id
+    if plan.kind == "weights":
+        return f"taking over {tuned}, trained from {base}"
+    return f"fusing {tuned} into {base}"
+
+
+def _write_model(plan: Plan, folder: Path) -> None:
+    """Weights, config and generation config."""
+    base, tuned = plan.base.path, plan.tuned.path
+    taken_over = plan.kind == "weights"
+    model = fit_weights(tuned, base) if taken_over else fuse(base, tuned)
+    generation = end_tokens(model, base)
+    if taken_over:
+        copy_weights(tuned, folder)
+        model.config.save_pretrained(folder)
+    else:
+        # transformers refuses to write some settings that bases have (a temperature without do_sample).
+        model.generation_config = GenerationConfig()
+        model.save_pretrained(folder, max_shard_size=_SHARD)
+    generation.to_json_file(folder / "generation_config.json")
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -87,15 +105,18 @@ def _prove(folder: Path, probes: Probes) -> Probes:
     distances = _distances(result)
     if distances["mean_delta_from_adapter"] >= distances["mean_delta_from_base"]:
         raise BadInput(
-            "the merged model is not the adapter model: its logprobs are "
-            f"{distances['mean_delta_from_adapter']:.4f} away from the adapter model's and "
+            "the merged model is not the tuned model: its logprobs are "
+            f"{distances['mean_delta_from_adapter']:.4f} away from the tuned model's and "
             f"{distances['mean_delta_from_base']:.4f} from the base's; nothing was published"
         )
     return result
 
 
 def _distances(probes: Probes) -> dict[str, float]:
-    """Mean |difference| of logprobs over all continuation tokens."""
+    """Mean |difference| of logprobs over all continuation tokens.
+
+    The tuned model goes by the name of adapter, whatever made it, as in the probes.
+    """
     return {
         "mean_delta_from_adapter": _mean_delta([(p.merged or [], p.adapter) for p in probes.probes]),
         "mean_delta_from_base": _mean_delta([(p.merged or [], p.base) for p in probes.probes]),

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 
 from hone_contract.artifact import Artifact, open_artifact
-from hone_contract.errors import BadInput
-from hone_contract.manifest import Source
+from hone_contract.errors import BadConfiguration, BadInput
+from hone_contract.manifest import Kind, Source
 from hone_contract.store import Store
 from hone_merger.adapter_config import check_adapter
 
@@ -14,36 +14,54 @@ from hone_merger.adapter_config import check_adapter
 class Plan:
     """A merge whose parts are all there and belong together."""
 
-    adapter: Artifact
+    tuned: Artifact
+    """What a training made of the base: an adapter, or the weights of full fine-tuning."""
     base: Artifact
     name: str
     """The model's name, under which it is served."""
     version: str
-    """The adapter's id: merging the same adapter again gives the same version."""
+    """The run's id: merging the same run again gives the same version."""
+
+    @property
+    def kind(self) -> Kind:
+        """`adapter` or `weights`; also the role in the model's lineage."""
+        return self.tuned.manifest.kind
 
     @property
     def lineage(self) -> dict[str, Source]:
-        return {"adapter": self.adapter.source, "base": self.base.source}
+        return {self.kind: self.tuned.source, "base": self.base.source}
 
 
-def make_plan(store: Store, adapter_id: str, name: str | None) -> Plan:
-    """Open the adapter and its base, reading every byte, and check that they fit.
+def make_plan(store: Store, run_id: str, name: str | None) -> Plan:
+    """Open what the run made and its base, reading every byte, and check that they fit.
 
-    Raises BadInput when the adapter was trained on another base than the store has.
+    Raises BadInput when the run started from another base than the store has.
     """
-    adapter = open_artifact(store.adapter(adapter_id), "adapter", digests=True)
-    trained_on = adapter.manifest.lineage["base"]
+    tuned = _open_tuned(store, run_id)
+    trained_on = tuned.manifest.lineage["base"]
     base = open_artifact(store.base(trained_on.id), "base", digests=True)
     if base.manifest.digest != trained_on.digest:
         raise BadInput(
-            f"adapter {adapter_id} was trained on another {trained_on.id} "
+            f"{run_id} was trained on another {trained_on.id} "
             f"({str(trained_on.digest)[:12]}…) than the store has ({base.manifest.digest[:12]}…); "
             "import that base, or train again"
         )
-    check_adapter(adapter.path, base.path)
-    return Plan(adapter, base, name or _model_name(adapter_id), adapter_id)
+    if tuned.manifest.kind == "adapter":
+        check_adapter(tuned.path, base.path)
+    return Plan(tuned, base, name or _model_name(run_id), run_id)
 
 
-def _model_name(adapter_id: str) -> str:
+def _open_tuned(store: Store, run_id: str) -> Artifact:
+    adapter, weights = store.adapter(run_id), store.weights(run_id)
+    if adapter.exists() and weights.exists():
+        raise BadConfiguration(
+            f"{run_id} names two things, {adapter} and {weights}; remove the one that is not wanted"
+        )
+    if weights.exists():
+        return open_artifact(weights, "weights", digests=True)
+    return open_artifact(adapter, "adapter", digests=True)
+
+
+def _model_name(run_id: str) -> str:
     """A run's id without the digest at its end: `hone-faq-0123456789` makes `hone-faq`."""
-    return re.sub(r"-[0-9a-f]{10}$", "", adapter_id)
+    return re.sub(r"-[0-9a-f]{10}$", "", run_id)
