@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from trainer_cli import refusal, run_trainer
 from trainer_watch import LENGTH, SPEC, STEPS, STEPS_AN_EPOCH, begin, go_on, make_loop
 from transformers import PreTrainedTokenizerFast, TrainerCallback
 
@@ -139,6 +140,13 @@ def test_a_variable_that_holds_no_port_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("HONE_METRICS_PORT", text)
     with pytest.raises(BadConfiguration, match=f"HONE_METRICS_PORT: '{text}' is no port"):
         metrics_address(None, None)
+
+
+def test_the_command_takes_a_port(tmp_path: Path) -> None:
+    wrong = run_trainer(tmp_path, "train", "run.yaml", "--metrics-port", "65536")
+    assert (wrong.code, wrong.out) == (78, "") and "'65536' is no port" in wrong.err
+    told = refusal(run_trainer(tmp_path, "train", "run.yaml", HONE_METRICS_PORT="http"), 78)
+    assert "HONE_METRICS_PORT: 'http' is no port" in told
 
 
 def test_a_port_that_is_taken_is_refused() -> None:

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from trainer_cli import refusal, run_trainer
 from trainer_watch import STEPS, begin, make_loop
 from transformers import PreTrainedTokenizerFast
 
@@ -20,6 +21,14 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_command(name: str) 
     with pytest.raises(BadConfiguration) as refused:
         check_trackers(["tensorboard", name])
     assert str(refused.value) == told
+
+
+@pytest.mark.skipif(not MISSING, reason="every tracker is installed")
+def test_the_command_refuses_it_before_anything_is_fetched(tmp_path: Path) -> None:
+    spec = f"model: {{name: ./nowhere}}\ntraining: {{report_to: [{MISSING[0]}]}}\n"
+    (tmp_path / "run.yaml").write_text(spec, encoding="utf-8")
+    told = refusal(run_trainer(tmp_path, "train", "run.yaml", "--data", "nothing.jsonl"), 78)
+    assert f"`pip install {MISSING[0]}`" in told
 
 
 def test_tensorboard_needs_either_of_two_packages(monkeypatch: pytest.MonkeyPatch) -> None:

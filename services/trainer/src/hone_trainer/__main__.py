@@ -59,6 +59,17 @@ def _parser() -> Parser:
     )
     _add_run(command)
     command.add_argument("--run-id-file", type=Path, help="file to write the run's id to, for hone-merger")
+    command.add_argument(
+        "--metrics-port",
+        type=_port,
+        metavar="PORT",
+        help="serve /metrics here while it trains; 0: a free port (default: $HONE_METRICS_PORT, else not)",
+    )
+    command.add_argument(
+        "--metrics-host",
+        metavar="HOST",
+        help="address to serve it at (default: $HONE_METRICS_HOST or 127.0.0.1)",
+    )
     command.set_defaults(act=_train)
 
     command = commands.add_parser("evaluate", help="measure what a run made, beside its base")
@@ -115,6 +126,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port, a whole number from 0 to 65535")
+    return int(text)
+
+
 def _import_base(options: argparse.Namespace, store: Store) -> None:
     from hone_trainer.base import import_base, locate
 
@@ -150,11 +167,17 @@ def _preview(options: argparse.Namespace, store: Store) -> None:
 def _train(options: argparse.Namespace, store: Store) -> None:
     # TRL tells its makers of every run; whoever wants that sets the variable to 0.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from hone_contract.spec_file import load_run_spec
+    from hone_trainer.exporter import metrics_address
     from hone_trainer.plan import make_plan
+    from hone_trainer.trackers import check_trackers
 
     if options.run_id_file is not None:
         # Whoever waits for the file must not take another run's id from it.
         options.run_id_file.unlink(missing_ok=True)
+    address = metrics_address(options.metrics_port, options.metrics_host)
+    # Before the data is prepared and the base fetched, which may take long.
+    check_trackers(load_run_spec(options.spec).training.report_to)
     plan = make_plan(options.spec, options.data, store)
     if store.adapter(plan.run_id).exists():
         open_artifact(store.adapter(plan.run_id), "adapter")
@@ -164,7 +187,7 @@ def _train(options: argparse.Namespace, store: Store) -> None:
     else:
         from hone_trainer.train import train
 
-        train(plan, store)
+        train(plan, store, address)
     if options.run_id_file is not None:
         write_atomically(options.run_id_file, plan.run_id + "\n")
     print(plan.run_id)

@@ -55,5 +55,6 @@ def _settings(name: str, folder: Path) -> dict[str, str]:
     return {
         "tensorboard": {"TENSORBOARD_LOGGING_DIR": str(folder / TENSORBOARD)},
         "wandb": {"WANDB_PROJECT": _PROJECT, "WANDB_DIR": str(folder)},
-        "mlflow": {"MLFLOW_EXPERIMENT_NAME": _PROJECT},
+        # MLflow tells its makers of its use unless it is asked not to.
+        "mlflow": {"MLFLOW_EXPERIMENT_NAME": _PROJECT, "MLFLOW_DISABLE_TELEMETRY": "true"},
     }.get(name, {})
