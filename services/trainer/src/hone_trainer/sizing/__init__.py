@@ -1,0 +1,1 @@
+"""What a run takes, counted before it takes it."""
