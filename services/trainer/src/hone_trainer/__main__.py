@@ -54,6 +54,11 @@ def _parser() -> Parser:
     command.add_argument("--html", type=Path, metavar="FILE", help="write a page, in place of the text")
     command.set_defaults(act=_preview)
 
+    command = commands.add_parser("plan", help="say what a run will take, and refuse one that cannot fit")
+    _add_run(command)
+    command.add_argument("--json", action="store_true", help="write JSON, sizes in bytes")
+    command.set_defaults(act=_plan)
+
     command = commands.add_parser(
         "train", help="train a run; fetches its base and prepares its data as needed"
     )
@@ -162,6 +167,18 @@ def _preview(options: argparse.Namespace, store: Store) -> None:
     else:
         write_atomically(options.html, as_page(shown, f"{plan.spec.title}: {len(shown)} records"))
         print(options.html)
+
+
+def _plan(options: argparse.Namespace, store: Store) -> None:
+    from hone_trainer.plan import make_plan
+
+    plan = make_plan(options.spec, options.data, store)
+    from hone_trainer.estimate import check_fits, estimate
+    from hone_trainer.sizing.tables import as_json, as_text
+
+    found = estimate(plan)
+    print(as_json(found) if options.json else as_text(found), end="\n" if options.json else "", flush=True)
+    check_fits(plan)
 
 
 def _train(options: argparse.Namespace, store: Store) -> None:
