@@ -14,11 +14,12 @@ PACKAGES = [
     "services/chat-cli/src",
 ]
 # They need libraries that take seconds to import, and only for a base that the store lacks, a dataset on the
-# Hub, or data that was found good.
+# Hub, or data that was found good. A user's script imports the last, and may only want to say what to train.
 DEFERRED = {
     "services/trainer/src/hone_trainer/base.py",
     "services/trainer/src/hone_trainer/data/sources.py",
     "services/trainer/src/hone_trainer/data/tokeniser.py",
+    "services/trainer/src/hone_trainer/finetuning.py",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
-from hone_contract.errors import BadInput
+from hone_contract.errors import BadConfiguration, BadInput
 from hone_trainer.continuing import continue_all, stream
 from hone_trainer.conversation import render_prompt, see
 from hone_trainer.probing import end_tokens
@@ -36,6 +36,23 @@ def prompt_of(tokenizer: PreTrainedTokenizerBase, record: Record) -> list[int]:
             f"{record.source}: there is nothing to ask: the chat template refuses it, or it is plain text"
         )
     return prompt
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str, system: str | None) -> list[int]:
+    """A question's tokens, as the user's turn. Raises BadConfiguration when no chat template writes it."""
+    before = [] if system is None else [{"role": "system", "content": system}]
+    try:
+        return render_prompt(tokenizer, [*before, {"role": "user", "content": text}])
+    except TemplateError as error:
+        raise BadConfiguration(
+            f"the chat template cannot write this question ({error}); pass chat=False to continue a text"
+        ) from error
+
+
+def plain_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """A text's tokens, with what the tokenizer puts before every text."""
+    ids: list[int] = tokenizer(text)["input_ids"]
+    return ids
 
 
 def last_question(tokenizer: PreTrainedTokenizerBase, record: Record) -> Asked | None:

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from hone_contract.artifact import Artifact
 from hone_trainer.lookup import Found
 from hone_trainer.models import load_base, load_tuned
 
@@ -22,10 +23,17 @@ def quiet() -> None:
     transformers_logging.set_verbosity_error()
 
 
-def tokenizer_of(found: Found) -> PreTrainedTokenizerBase:
+def tokenizer_of(artifact: Artifact) -> PreTrainedTokenizerBase:
     """The tokenizer with the chat template that was sealed with the model."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(found.artifact.path)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(artifact.path)
     return tokenizer
+
+
+def load(artifact: Artifact, base: Artifact, dtype: torch.dtype) -> Any:
+    """A base, what a run made of it, or a merged model, in evaluation mode."""
+    if artifact.manifest.kind in ("adapter", "weights"):
+        return load_tuned(artifact, base.path, dtype)
+    return load_base(artifact.path, dtype)
 
 
 def ask_each(
@@ -41,19 +49,19 @@ def ask_each(
     else:
         titles = {"base": "base", "model": "merged"}
         if compare:
-            answers["base"] = ask("base", load_base(found.base.path, dtype))
+            answers["base"] = ask("base", load(found.base, found.base, dtype))
             _free()
         title = titles.get(found.artifact.manifest.kind, "tuned")
-        answers[title] = ask(title, load_base(found.artifact.path, dtype))
+        answers[title] = ask(title, load(found.artifact, found.base, dtype))
     if merged is not None:
         _free()
-        answers["merged"] = ask("merged", load_base(merged.artifact.path, dtype))
+        answers["merged"] = ask("merged", load(merged.artifact, merged.base, dtype))
     return answers
 
 
 def _ask_adapter(found: Found, dtype: torch.dtype, ask: Ask[Made], compare: bool) -> dict[str, Made]:
     """The base is the same model without its adapter, so it is loaded once."""
-    model = load_tuned(found.artifact, found.base.path, dtype)
+    model = load(found.artifact, found.base, dtype)
     answers: dict[str, Made] = {}
     if compare:
         with model.disable_adapter():

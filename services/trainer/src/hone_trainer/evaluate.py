@@ -12,7 +12,7 @@ from hone_contract.events import Reporter
 from hone_contract.run_spec import RunSpec
 from hone_trainer.answers import Asked, answer_all, last_question
 from hone_trainer.candidates import ask_each, quiet, tokenizer_of
-from hone_trainer.conversation import Sequence, to_sequence
+from hone_trainer.conversation import IGNORED, Sequence, to_sequence
 from hone_trainer.evaluation_data import EvaluationData
 from hone_trainer.lookup import Found
 from hone_trainer.metrics import Likeness, likeness, perplexity
@@ -47,7 +47,8 @@ class Evaluation:
 
     @property
     def learned_tokens(self) -> int:
-        return sum(label >= 0 for sequence in self.sequences for label in sequence.labels)
+        # Nothing comes before a record's first token, so nothing can predict it.
+        return sum(label != IGNORED for sequence in self.sequences for label in sequence.labels[1:])
 
 
 def evaluate(
@@ -66,7 +67,7 @@ def evaluate(
     record longer than in training, and for a loss that is no number.
     """
     quiet()
-    tokenizer = tokenizer_of(found)
+    tokenizer = tokenizer_of(found.artifact)
     sequences = [to_sequence(tokenizer, record, spec.training.max_length) for record in data.records]
     questions = [last_question(tokenizer, record) for record in data.records] if generation else []
     asked = [question for question in questions if question is not None]

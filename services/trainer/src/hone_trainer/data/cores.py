@@ -4,12 +4,30 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import Any, TypeVar
 
 Piece = TypeVar("Piece")
 Done = TypeVar("Done")
+
+_alone = ContextVar("alone", default=False)
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Within it, no other process is begun.
+
+    Each would begin with the main module, and so run a user's whole script again unless it is guarded by
+    `if __name__ == "__main__"`.
+    """
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def on_all_cores(
@@ -19,6 +37,11 @@ def on_all_cores(
     *arguments: Any,
 ) -> Iterator[Done]:
     """`work` of every piece, in order. `begin(*arguments)` is called first in each process."""
+    if _alone.get():
+        if begin is not None:
+            begin(*arguments)
+        yield from map(work, pieces)
+        return
     cores = len(os.sched_getaffinity(0))
     # Not forked: the libraries of tokenizers and signatures have threads.
     with ProcessPoolExecutor(cores, get_context("spawn"), _begin, (begin, arguments)) as pool:

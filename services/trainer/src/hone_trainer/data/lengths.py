@@ -48,7 +48,8 @@ _of_this_process: list[PreTrainedTokenizerBase] = []
 
 
 def _begin(base: Path, template: str) -> None:
-    _of_this_process.append(load_tokenizer(base, template))
+    # The process may be the caller's own, which measures for one base after the other.
+    _of_this_process[:] = [load_tokenizer(base, template)]
 
 
 def _measure_batch(batch: list[bytes]) -> list[Length]:
