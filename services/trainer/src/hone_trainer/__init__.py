@@ -1,3 +1,8 @@
 """Turns a run spec and a file of examples into a sealed LoRA adapter."""
 
 __version__ = "0.1.0"
+
+import logging
+
+# bitsandbytes warns on import that it could not fetch a kernel from the Hub; nothing here is to be fetched.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

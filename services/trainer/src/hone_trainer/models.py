@@ -1,9 +1,14 @@
 """Loads models: a base in the number format of its method, and what a run made of it."""
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -43,7 +48,7 @@ def load_base(folder: Path, dtype: torch.dtype, *, method: Method = "lora", atte
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         quantization_config=quantised if method == "qlora" else None,
@@ -51,6 +56,12 @@ def load_base(folder: Path, dtype: torch.dtype, *, method: Method = "lora", atte
         attn_implementation=attention,
         use_safetensors=True,
     ).eval()
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            # On some CPUs bitsandbytes repacks weights that are not being trained, for a kernel that rounds
+            # to bfloat16: evaluation would not see what training does.
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def load_tuned(tuned: Artifact, base: Path, dtype: torch.dtype) -> Any:
@@ -58,3 +69,31 @@ def load_tuned(tuned: Artifact, base: Path, dtype: torch.dtype) -> Any:
     if tuned.manifest.kind == "weights":
         return load_base(tuned.path, dtype)
     return PeftModel.from_pretrained(load_base(base, dtype), tuned.path).eval()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a run made, beside what it was made from. An adapter's base is the same model without it."""
+
+    tuned: Any
+    as_base: Callable[[], AbstractContextManager[Any]]
+    """Within it, the base."""
+
+
+def open_pair(tuned: Path, base: Path, dtype: torch.dtype) -> Pair:
+    """From a folder with an adapter or with whole weights, sealed or about to be."""
+    if (tuned / "adapter_config.json").is_file():
+        model = PeftModel.from_pretrained(load_base(base, dtype), tuned).eval()
+        return Pair(model, partial(_without_adapter, model))
+    return Pair(load_base(tuned, dtype), partial(_loaded, base, dtype))
+
+
+@contextmanager
+def _without_adapter(model: PeftModel) -> Iterator[PeftModel]:
+    with model.disable_adapter():
+        yield model
+
+
+@contextmanager
+def _loaded(base: Path, dtype: torch.dtype) -> Iterator[Any]:
+    yield load_base(base, dtype)

@@ -10,7 +10,7 @@ from hone_contract.artifact import Artifact
 from hone_contract.data_spec import DataSpec
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
-from hone_contract.manifest import Source, digest_of
+from hone_contract.manifest import Kind, Source, digest_of
 from hone_contract.run_spec import RunSpec
 from hone_contract.spec_file import load_run_spec
 from hone_contract.store import Store
@@ -34,6 +34,21 @@ class Plan:
     """Its text: the base's own, or the one that the spec chooses."""
     run_id: str
     """Made from what the run is, so that the same run is never trained twice."""
+
+    @property
+    def base_name(self) -> str:
+        """The base as the spec has it, but for a folder, whose path means nothing elsewhere."""
+        name = self.spec.model.name
+        return self.base.manifest.id if is_folder(name) else name
+
+    def target(self, store: Store) -> Path:
+        """Where what it makes will be sealed."""
+        return store.weights(self.run_id) if self.spec.method == "full" else store.adapter(self.run_id)
+
+    @property
+    def kind(self) -> Kind:
+        """What it will be."""
+        return "weights" if self.spec.method == "full" else "adapter"
 
     @property
     def lineage(self) -> dict[str, Source]:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from hone_contract.errors import BadInput
@@ -13,6 +12,7 @@ from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER, sha256_of
 from hone_contract.probes import Probe, Probes
 from hone_trainer.chat_templates import Tools, client_messages
 from hone_trainer.conversation import IGNORED, Sequence, render_prompt
+from hone_trainer.models import Pair
 from hone_trainer.record import Messages, Record
 from hone_trainer.scoring import say, score
 
@@ -30,6 +30,8 @@ class Question:
     tools: Tools | None
     prompt: list[int]
     """Its token ids, with the generation prompt."""
+    reference: str | None = None
+    """The answer in the data."""
 
 
 def questions(tokenizer: PreTrainedTokenizerBase, records: list[Record]) -> list[Question]:
@@ -49,19 +51,19 @@ def questions(tokenizer: PreTrainedTokenizerBase, records: list[Record]) -> list
 
 
 def make_probes(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, folder: Path, asked: list[Question]
+    pair: Pair, tokenizer: PreTrainedTokenizerBase, folder: Path, asked: list[Question]
 ) -> Probes:
-    """Let the adapter model answer the questions, and score its answers with and without it.
+    """Let the tuned model answer the questions, and score its answers by it and by its base.
 
     Kept are the answers on which the two differ most: there a server that serves the base, or a
     subtle mistake in the merge, shows most clearly. `folder` has the tokenizer's files.
     """
     prompts = [question.prompt for question in asked]
-    answers = say(model, prompts, _TOKENS, end_tokens(model, tokenizer))
+    answers = say(pair.tuned, prompts, _TOKENS, end_tokens(pair.tuned, tokenizer))
     sequences = [_continuation(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
-    adapter = score(model, sequences)
-    with model.disable_adapter():
-        base_scores = score(model, sequences)
+    adapter = score(pair.tuned, sequences)
+    with pair.as_base() as base:
+        base_scores = score(base, sequences)
     probes = [
         Probe(
             messages=question.messages,
@@ -94,9 +96,10 @@ def _question(tokenizer: PreTrainedTokenizerBase, record: Record) -> Question | 
             return None
         messages = [{"role": "user", "content": record.text[:_CHARACTERS]}]
     try:
-        return Question(messages, record.tools, render_prompt(tokenizer, messages, record.tools))
+        prompt = render_prompt(tokenizer, messages, record.tools)
     except TemplateError:
         return None
+    return Question(messages, record.tools, prompt, record.messages[-1]["content"])
 
 
 def _difference(probe: Probe) -> float:

@@ -1,0 +1,152 @@
+"""Puts a run's trainer together: the model in the form of its method, and Hone's settings of SFTTrainer."""
+
+from typing import Any
+
+import torch
+from peft import get_peft_model
+from transformers import AutoConfig, EarlyStoppingCallback, PrinterCallback, TrainerCallback
+from transformers.utils import is_flash_attn_2_available
+from trl import SFTConfig
+
+from hone_contract.errors import BadConfiguration
+from hone_contract.events import Reporter
+from hone_contract.run_spec import RunSpec
+from hone_trainer.chat_templates import load_tokenizer
+from hone_trainer.models import load_base, pick_dtype
+from hone_trainer.plan import Plan
+from hone_trainer.training import attention
+from hone_trainer.training.batches import tokens_per_pass
+from hone_trainer.training.checkpoints import Checkpoints
+from hone_trainer.training.lora import lora_config
+from hone_trainer.training.lora_layers import speed_up
+from hone_trainer.training.rhythm import Rhythm
+from hone_trainer.training.sft import Layout, Sft
+from hone_trainer.training.stopping import Stopping
+from hone_trainer.training.tokens import Tokenised
+
+# Evaluating and saving are told to Trainer by Rhythm; these only have it allow both.
+_NEVER = 10**9
+
+
+def assemble(
+    plan: Plan,
+    data: Tokenised,
+    checkpoints: Checkpoints,
+    reporter: Reporter,
+    diary: TrainerCallback,
+    stopping: Stopping,
+    trackers: dict[str, Any],
+) -> Sft:
+    """The trainer of a run, ready to train.
+
+    Raises BadConfiguration for what the base or the device cannot do.
+    """
+    spec = plan.spec
+    model = _model(spec, plan, reporter)
+    stored_as = AutoConfig.from_pretrained(plan.base.path).dtype or torch.float32
+    layout = Layout(
+        records_a_step=spec.training.batch_size * spec.training.gradient_accumulation_steps,
+        tokens_a_pass=tokens_per_pass(spec.training, torch.cuda.is_available()),
+        packed=_is_packed(spec, model, reporter),
+        records_a_pass=spec.training.batch_size,
+    )
+    model = _trainable(spec, plan, model)
+    arguments = _arguments(spec, checkpoints, evaluates=len(data.eval) > 0, **trackers)
+    tokenizer = load_tokenizer(plan.base.path, plan.chat_template)
+    trainer = Sft(model, tokenizer, arguments, data, layout, checkpoints, [diary], stored_as)
+    trainer.remove_callback(PrinterCallback)
+    if (patience := spec.training.early_stopping_patience) is not None:
+        trainer.add_callback(EarlyStoppingCallback(patience))
+    trainer.add_callback(Rhythm(spec, len(trainer.get_train_dataloader()), bool(len(data.eval)), stopping))
+    return trainer
+
+
+def _model(spec: RunSpec, plan: Plan, reporter: Reporter) -> Any:
+    dtype = pick_dtype(spec.training)
+    if dtype is torch.float16 and not torch.cuda.is_available():
+        raise BadConfiguration("training.dtype: float16 needs a GPU; use float32 on a CPU")
+    if spec.method == "full":
+        # Weights that are learned are kept in float32; what they compute is in `dtype`.
+        dtype = torch.float32
+    kernel = (
+        "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else attention.NAME
+    )
+    if kernel == "flash_attention_2" and dtype is torch.float32:
+        kernel = attention.NAME
+    try:
+        return load_base(plan.base.path, dtype, method=spec.method, attention=kernel)
+    except ValueError as error:
+        # An architecture that does not let its attention be chosen.
+        reporter.tell("attention", f"{str(error).splitlines()[0]}; using SDPA", level="warning")
+        return load_base(plan.base.path, dtype, method=spec.method)
+
+
+def _is_packed(spec: RunSpec, model: Any, reporter: Reporter) -> bool:
+    if spec.training.packing is False:
+        return False
+    if attention.keeps_records_apart(model):
+        return True
+    told = f"the layers of {type(model).__name__} carry on from one record to the next when they share a row"
+    if spec.training.packing is True:
+        raise BadConfiguration(f"training.packing: {told}; use auto or false, which pads batches instead")
+    reporter.tell("not_packed", f"{told}, so batches are padded", level="warning")
+    return False
+
+
+def _trainable(spec: RunSpec, plan: Plan, model: Any) -> Any:
+    """Raises BadConfiguration for layers that the base has not."""
+    if spec.method == "full":
+        model.requires_grad_(True)
+        return model.train()
+    # The seed of the adapter's weights; Trainer sets it again for the order of everything else.
+    torch.manual_seed(spec.training.seed)
+    adapted = get_peft_model(model, lora_config(model, spec.lora))
+    for config in adapted.peft_config.values():
+        # A path of this machine would mean nothing where the adapter is used.
+        config.base_model_name_or_path = plan.base_name
+    speed_up(adapted)
+    return adapted
+
+
+def _arguments(spec: RunSpec, checkpoints: Checkpoints, *, evaluates: bool, **trackers: Any) -> SFTConfig:
+    training, on_gpu, dtype = spec.training, torch.cuda.is_available(), pick_dtype(spec.training)
+    optimizers = {"adamw_8bit": "adamw_8bit", "adamw": "adamw_torch_fused" if on_gpu else "adamw_torch"}
+    checkpointing = on_gpu if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
+    return SFTConfig(
+        output_dir=str(checkpoints.folder.parent),
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        # A step is one item of our loader, which lays it out in passes.
+        per_device_train_batch_size=training.batch_size * training.gradient_accumulation_steps,
+        gradient_accumulation_steps=1,
+        optim=optimizers[training.optimizer],
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.scheduler,
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        neftune_noise_alpha=training.neftune_noise_alpha,
+        seed=training.seed,
+        data_seed=training.seed,
+        bf16=dtype is torch.bfloat16,
+        fp16=dtype is torch.float16,
+        use_cpu=not on_gpu,
+        dataloader_pin_memory=False,
+        ddp_broadcast_buffers=False,
+        # Records that are too long were refused; none is ever cut.
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        gradient_checkpointing=checkpointing,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=_NEVER,
+        save_strategy="steps",
+        save_steps=_NEVER,
+        load_best_model_at_end=spec.wants_best,
+        metric_for_best_model="eval_loss" if spec.wants_best else None,
+        greater_is_better=False if spec.wants_best else None,
+        eval_on_start=evaluates and not checkpoints.steps(),
+        disable_tqdm=True,
+        **trackers,
+    )

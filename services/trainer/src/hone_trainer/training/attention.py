@@ -1,0 +1,103 @@
+"""Attention for records that stand one after another in a row without padding, none seeing another.
+
+Transformers calls it by its name, as any attention implementation
+(https://huggingface.co/docs/transformers/attention_interface). What a pass needs to know comes as
+`record_lengths`, which models hand through to their attention.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "hone_records"
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    record_lengths: list[int] | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each record; query, key and value are (1, heads, tokens, head size).
+
+    Without `record_lengths` it is SDPA, as Transformers has it. Time and memory grow with the sum of the
+    squared lengths, not with the square of the sum.
+    """
+    if record_lengths is None:
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
+        )
+        return output, None
+    parts = [
+        F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=(window := _window(q, sliding_window)),
+            is_causal=window is None,
+            scale=scaling,
+            dropout_p=dropout,
+            enable_gqa=query.shape[1] != key.shape[1],
+        ).transpose(1, 2)
+        for q, k, v in zip(
+            *(torch.split(each, record_lengths, 2) for each in (query, key, value)), strict=True
+        )
+    ]
+    return torch.cat(parts, 1), None
+
+
+def _window(query: torch.Tensor, width: int | None) -> torch.Tensor | None:
+    """The mask of a record longer than the window; as Transformers' `sliding_window_overlay` has it."""
+    length = query.shape[2]
+    if width is None or length <= width:
+        return None
+    positions = torch.arange(length, device=query.device)
+    distance = positions[:, None] - positions[None, :]
+    return (distance >= 0) & (distance < width)
+
+
+def _mask(*arguments: Any, attention_mask: torch.Tensor | None = None, **options: Any) -> torch.Tensor | None:
+    """None where nothing is padded: a mask over whole passes would be tokens × tokens."""
+    if attention_mask is None:
+        return None
+    mask: torch.Tensor | None = sdpa_mask(*arguments, attention_mask=attention_mask, **options)
+    return mask
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, _mask)
+
+
+@torch.inference_mode()
+def keeps_records_apart(model: Any) -> bool:
+    """Whether a record in a row is as if it were alone; tried, since some layers carry on what they saw.
+
+    Two rows that differ in their first record only must agree on the second, bit for bit: convolutions,
+    recurrent layers and attention that ignores `record_lengths` do not.
+    """
+    first, second = 5, 7
+    rows = torch.arange(2, 2 * (first + second) + 2).reshape(2, -1)
+    rows[1, first:] = rows[0, first:]
+    lengths = [first, second]
+    positions = torch.tensor([[*range(first), *range(second)]], device=model.device)
+    hidden = [
+        model.base_model(
+            input_ids=row[None].to(model.device),
+            position_ids=positions,
+            record_lengths=lengths,
+            use_cache=False,
+        ).last_hidden_state[0]
+        for row in rows % model.config.vocab_size
+    ]
+    one, other = hidden
+    return bool((one[first:] == other[first:]).all()) and not bool((one[:first] == other[:first]).all())

@@ -1,0 +1,322 @@
+"""TRL's SFTTrainer, with Hone's passes, loss, evaluation and checkpoints in their places."""
+
+import contextlib
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import ExportableState
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
+from trl import SFTConfig, SFTTrainer
+
+from hone_contract.artifact import Artifact
+from hone_trainer.conversation import IGNORED
+from hone_trainer.training.batches import Steps
+from hone_trainer.training.checkpoints import Checkpoints
+from hone_trainer.training.collating import Collator, Pass, nothing_learned
+from hone_trainer.training.failures import Diverged
+from hone_trainer.training.loss import summed_loss as loss_of
+from hone_trainer.training.ranks import save_together
+from hone_trainer.training.saving import write_trained
+from hone_trainer.training.tokens import Tokenised
+
+# Settings of heads that change the logits; TRL's fused head knows them all.
+_HEAD_SETTINGS = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How records become passes."""
+
+    records_a_step: int
+    """On one process."""
+    tokens_a_pass: int
+    packed: bool
+    records_a_pass: int
+    """Of padded passes, at most."""
+
+
+class StepLoader(DataLoader):  # type: ignore[type-arg]
+    """A data loader whose items are steps; Trainer tells it the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+
+
+class Sft(SFTTrainer):  # type: ignore[misc]
+    """Trains on tokenised records. A step is one item of the loader, however many passes it takes."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        arguments: SFTConfig,
+        data: Tokenised,
+        layout: Layout,
+        checkpoints: Checkpoints,
+        callbacks: list[Any],
+        stored_as: torch.dtype,
+    ) -> None:
+        # TRL looks at a record to see what kind of data it is; ours are handed out by our own loader.
+        seen = Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[0, 0]]})
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=seen,
+            eval_dataset=seen if len(data.eval) else None,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self.data = data
+        self.control: TrainerControl
+        self.layout = layout
+        self.checkpoints = checkpoints
+        self.stored_as = stored_as
+        _learn_in_float32(self.model)
+        self._sums = _add_summed_loss(self.model)
+
+    # -- data ------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> StepLoader:
+        world = self.args.world_size
+        steps = Steps(
+            len(self.data.train),
+            self.layout.records_a_step * world,
+            self.args.seed,
+            rank=self.args.process_index,
+            world=world,
+        )
+        return StepLoader(
+            self.data.train,  # type: ignore[arg-type]
+            batch_sampler=steps,
+            collate_fn=self._collator(),
+        )
+
+    def _collator(self) -> Collator:
+        layout = self.layout
+        return Collator(self.data.train, layout.tokens_a_pass, layout.packed, layout.records_a_pass)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: Any) -> torch.Tensor:
+        count = torch.tensor(sum(step["learned"] for step in batch_samples), device=device)
+        total: torch.Tensor = self.accelerator.reduce(count)
+        return total
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0
+
+    # -- one step --------------------------------------------------------------------------------------
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        model.train()
+        total = torch.zeros((), device=self.args.device)
+        passes = self._equally_many(inputs["passes"])
+        for index, one in enumerate(passes):
+            waits = contextlib.nullcontext() if index == len(passes) - 1 else self.accelerator.no_sync(model)
+            with waits:
+                loss = self._mean_loss(model, self._prepare_inputs(one), num_items_in_batch, len(passes))
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        if not torch.isfinite(total):
+            raise Diverged(self.state.global_step + 1, float(total), inputs["records"])
+        self._count(inputs["tokens"])
+        return total
+
+    def _equally_many(self, passes: list[Pass]) -> list[Pass]:
+        """Processes that gather weights or gradients together must call the model equally often."""
+        if self.args.world_size == 1:
+            return passes
+        most = torch.tensor(len(passes), device=self.args.device)
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        # In front, since the last pass is the one that brings the gradients together.
+        return [nothing_learned(passes[0])] * (int(most) - len(passes)) + passes
+
+    def _mean_loss(self, model: Any, one: Pass, count: torch.Tensor | None, passes: int) -> torch.Tensor:
+        """This pass's share of the mean over all learned tokens of the step.
+
+        Times the processes, since their gradients are averaged.
+        """
+        assert count is not None
+        with self.compute_loss_context_manager():
+            share = count / passes / self.args.world_size
+            loss = self._summed_loss(model, one, share) / count.clamp(min=1)
+        return loss * self.args.world_size  # type: ignore[no-any-return]
+
+    def _summed_loss(self, model: Any, one: Pass, share: torch.Tensor | None = None) -> torch.Tensor:
+        """Sum of the learned tokens' cross-entropies.
+
+        In training, a mixture of experts has a loss that balances its load, a mean of each pass: `share` is
+        the number of tokens that the pass stands for.
+        """
+        if self._sums:
+            total: torch.Tensor = model(**one, summed_loss=True, use_cache=False)
+            return total
+        outputs = model(**one, fused_lm_head=True, use_cache=False)
+        total = -outputs.log_probs.sum()
+        if self.aux_loss_enabled and share is not None:
+            total = total + self.router_aux_loss_coef * outputs.aux_loss * share
+        return total
+
+    def _count(self, tokens: int) -> None:
+        count = self.accelerator.reduce(torch.tensor(tokens, device=self.args.device))
+        self.state.num_input_tokens_seen += int(count)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        logs["num_tokens"] = self.state.num_input_tokens_seen
+        Trainer.log(self, logs, start_time)
+
+    # -- evaluation ------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """`eval_loss`: mean cross-entropy in nats of a learned token, every token counting the same."""
+        # DDP's own forward would have all processes meet at every pass; sharded weights must.
+        model = self.model_wrapped if self.is_fsdp_enabled else self.accelerator.unwrap_model(self.model)
+        was_training = model.training
+        model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        for one in self._evaluation_passes():
+            learned = int((one["labels"] != IGNORED).sum())
+            with self.compute_loss_context_manager():
+                loss = self._summed_loss(model, self._prepare_inputs(one))
+            sums += torch.tensor([float(loss), learned], dtype=torch.float64, device=sums.device)
+        sums = self.accelerator.reduce(sums)
+        model.train(was_training)
+        metrics = {"eval_loss": float(sums[0] / sums[1])}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluation_passes(self) -> Iterator[Pass]:
+        """This process's; equally many for each, so the last may be one from which nothing is counted."""
+        collate, records = self._collator(), self.data.eval
+        groups = collate.groups(records.lengths)
+        for start in range(0, len(groups), self.args.world_size):
+            index = start + self.args.process_index
+            one = collate.lay([records[place] for place in groups[min(index, len(groups) - 1)]])
+            yield one if index < len(groups) else nothing_learned(one)
+
+    # -- checkpoints -----------------------------------------------------------------------------------
+
+    def resume(self, checkpoint: Artifact | None) -> None:
+        """Train to the end, from the checkpoint's state if there is one."""
+        if checkpoint is None:
+            self.train()
+        elif checkpoint.manifest.metrics["finished"]:
+            # Trainer would forget that early stopping had ended it.
+            self._take_up(checkpoint.path)
+        else:
+            self.train(resume_from_checkpoint=str(checkpoint.path))
+
+    def trained(self) -> Any:
+        """The model as it is to be saved: whole weights in the number format of the base."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model if isinstance(model, PeftModel) else model.to(self.stored_as)
+
+    def _take_up(self, checkpoint: Path) -> None:
+        self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        self.callback_handler.on_train_begin(self.args, self.state, self.control)
+        self.callback_handler.on_train_end(self.args, self.state, self.control)
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self._load_from_checkpoint(best or str(checkpoint))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """All processes write into one folder, which the first makes and seals."""
+        step = self.state.global_step
+        if step in self.checkpoints.steps():
+            return
+        if self.state.best_global_step == step:
+            self.state.best_model_checkpoint = str(self._place(step))
+        metrics = {
+            "step": float(step),
+            "processes": float(self.args.world_size),
+            "finished": float(self.control.should_training_stop),
+        }
+        save_together(self.checkpoints, step, self._write_checkpoint, metrics)
+        best = self.state.best_model_checkpoint
+        if self.args.should_save:
+            self.checkpoints.prune(Path(best) if best else None)
+
+    def _place(self, step: int) -> Path:
+        return self.checkpoints.store.checkpoint(self.checkpoints.run_id, step)
+
+    def _write_checkpoint(self, folder: Path) -> None:
+        self.save_model(str(folder), _internal_call=True)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_scaler(str(folder))
+        self._save_rng_state(str(folder))
+        if not self.args.should_save:
+            return
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        # Trainer puts the tokenizer and its pickled arguments beside the weights.
+        write_trained(self.accelerator.unwrap_model(self.model), Path(str(output_dir)), state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        model = self.model if model is None else model
+        if self.is_fsdp_enabled or not isinstance(model, PeftModel):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        # PEFT's own load_adapter would change the number format of some weights.
+        set_peft_model_state_dict(model, load_file(Path(resume_from_checkpoint, ADAPTER_SAFE_WEIGHTS_NAME)))
+
+    def _load_best_model(self) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+
+def _learn_in_float32(model: Any) -> None:
+    """TRL makes the adapter of a base in 4 bits bfloat16, in which small steps are lost."""
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype is not torch.float32:
+            parameter.data = parameter.data.float()
+
+
+def _add_summed_loss(model: Any) -> bool:
+    """Let `model(..., labels=…, summed_loss=True)` give the loss without all logits; False if it cannot.
+
+    On a GPU TRL's fused head does so with a kernel of its own, and it knows heads that this does not.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    config, head = base.config.get_text_config(), base.get_output_embeddings()
+    changed = any(getattr(config, name, None) not in (None, 1.0) for name in _HEAD_SETTINGS)
+    mixture = getattr(config, "output_router_logits", None) is not None
+    if head.weight.device.type != "cpu" or type(head) is not torch.nn.Linear or changed or mixture:
+        return False
+    original = base.forward
+
+    @wraps(type(base).forward)
+    def forward(
+        self: Any, *arguments: Any, summed_loss: bool = False, labels: Any = None, **options: Any
+    ) -> Any:
+        if not summed_loss:
+            return original(*arguments, **options, **({} if labels is None else {"labels": labels}))
+        hidden = self.base_model(*arguments, **options).last_hidden_state
+        # A row's first token has no label, so the rows can stand one after another.
+        return loss_of(hidden.flatten(0, 1), self.get_output_embeddings(), labels.flatten())
+
+    base.forward = types.MethodType(forward, base)
+    return True

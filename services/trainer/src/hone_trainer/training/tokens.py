@@ -1,0 +1,155 @@
+"""A dataset as the model sees it. It is made once for a dataset and a tokenizer, and kept in the store."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from hone_contract.events import Reporter
+from hone_contract.manifest import digest_of
+from hone_contract.store import Store
+from hone_trainer.chat_templates import load_tokenizer
+from hone_trainer.conversation import IGNORED, Sequence, to_sequence
+from hone_trainer.data.cores import on_all_cores
+from hone_trainer.data.tokeniser import Tokeniser
+from hone_trainer.plan import Plan
+from hone_trainer.record import Record
+
+# Part of the file's name: raise it when the same record would become other tokens.
+_VERSION = 1
+_AT_ONCE = 256
+_WORTH_PROCESSES = 16 * _AT_ONCE
+
+
+@dataclass(frozen=True)
+class TokenisedRecords:
+    """Records one after another: record i is `ids[ends[i - 1]:ends[i]]`."""
+
+    ids: torch.Tensor
+    """int32, all tokens."""
+    learned: torch.Tensor
+    """bool, likewise: which of them are learned."""
+    ends: torch.Tensor
+    """int64, where each record ends."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor, torch.Tensor]:
+        """The record's number, its token ids and its labels (both int64)."""
+        part = slice(int(self.ends[index - 1]) if index else 0, int(self.ends[index]))
+        ids = self.ids[part].long()
+        labels = ids.masked_fill(~self.learned[part], IGNORED)
+        # Nothing comes before a record's first token, so nothing can predict it.
+        labels[0] = IGNORED
+        return index, ids, labels
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each record."""
+        return torch.diff(self.ends, prepend=self.ends.new_zeros(1)).tolist()
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Both sides of a dataset."""
+
+    train: TokenisedRecords
+    eval: TokenisedRecords
+
+
+def tokenise(plan: Plan, store: Store, reporter: Reporter) -> Tokenised:
+    """The planned run's dataset, from the store's cache or made anew.
+
+    Raises BadInput for a record that is too long.
+    """
+    tokeniser = Tokeniser(plan.base, plan.chat_template)
+    identity = {
+        "version": _VERSION,
+        "dataset": plan.dataset.manifest.digest,
+        "tokeniser": tokeniser.identity,
+    }
+    file = store.tokens(digest_of(identity)[:32] + ".safetensors")
+    if (found := _read(file)) is not None:
+        return found
+    made = Tokenised(*(_tokenise(plan, name, reporter) for name in ("train", "eval")))
+    _write(file, made)
+    return made
+
+
+def _read(file: Path) -> Tokenised | None:
+    try:
+        tensors = load_file(file)
+    except (FileNotFoundError, SafetensorError):
+        return None
+    sides = [[tensors[f"{side}.{name}"] for name in ("ids", "learned", "ends")] for side in ("train", "eval")]
+    return Tokenised(*(TokenisedRecords(*side) for side in sides))
+
+
+def _write(file: Path, made: Tokenised) -> None:
+    tensors = {
+        f"{side}.{name}": getattr(records, name)
+        for side, records in (("train", made.train), ("eval", made.eval))
+        for name in ("ids", "learned", "ends")
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    save_file(tensors, temporary)
+    temporary.replace(file)
+
+
+def _tokenise(plan: Plan, side: str, reporter: Reporter) -> TokenisedRecords:
+    path = plan.dataset.path / f"{side}.jsonl"
+    ids, learned, ends = [], [], []
+    end = 0
+    for batch in _sequences(path, plan):
+        for sequence in batch:
+            end += len(sequence.input_ids)
+            ends.append(end)
+        ids.append(torch.tensor([token for each in batch for token in each.input_ids], dtype=torch.int32))
+        labels = torch.tensor([label for each in batch for label in each.labels])
+        learned.append(labels != IGNORED)
+        if len(ends) % (8 * _AT_ONCE) == 0:
+            reporter.tell("tokenising", f"{side}: {len(ends)} records", records=len(ends))
+    empty = torch.zeros(0, dtype=torch.int32)
+    return TokenisedRecords(
+        torch.cat([empty, *ids]),
+        torch.cat([empty.bool(), *learned]),
+        torch.tensor(ends, dtype=torch.int64),
+    )
+
+
+def _sequences(path: Path, plan: Plan) -> Iterator[list[Sequence]]:
+    begin = (plan.base.path, plan.chat_template, plan.spec.training.max_length)
+    with path.open("rb") as file:
+        lines = sum(1 for _ in file)
+        file.seek(0)
+        batches = iter(lambda: list(islice(file, _AT_ONCE)), [])
+        if lines >= _WORTH_PROCESSES:
+            yield from on_all_cores(_batch_here, batches, _begin, *begin)
+            return
+        tokenizer = load_tokenizer(plan.base.path, plan.chat_template)
+        for batch in batches:
+            yield _batch(tokenizer, batch, plan.spec.training.max_length)
+
+
+_of_this_process: list[tuple[PreTrainedTokenizerBase, int]] = []
+
+
+def _begin(base: Path, template: str, max_length: int) -> None:
+    _of_this_process.append((load_tokenizer(base, template), max_length))
+
+
+def _batch_here(lines: list[bytes]) -> list[Sequence]:
+    tokenizer, max_length = _of_this_process[0]
+    return _batch(tokenizer, lines, max_length)
+
+
+def _batch(tokenizer: PreTrainedTokenizerBase, lines: list[bytes], max_length: int) -> list[Sequence]:
+    return [to_sequence(tokenizer, Record.from_json(line.decode()), max_length) for line in lines]
