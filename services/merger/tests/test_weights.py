@@ -34,7 +34,10 @@ def merge_here(store: Store, run_id: str = RUN) -> Artifact:
 @pytest.fixture(scope="module")
 def made(qwen: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of the base in `qwen`, as a training leaves them; not to be changed."""
-    return weights_folder(tmp_path_factory.mktemp("weights") / "made", qwen)
+    folder = weights_folder(tmp_path_factory.mktemp("weights") / "made", qwen)
+    # Training leaves this behind, and the model would be slow with it.
+    edit_json(folder / "config.json", use_cache=False)
+    return folder
 
 
 @pytest.fixture
