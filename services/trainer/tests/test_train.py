@@ -112,10 +112,11 @@ def test_the_metrics_have_a_line_a_step_and_one_an_evaluation(run: Run) -> None:
     steps = [each for each in metrics if each.loss is not None]
     evaluations = [each for each in metrics if each.eval_loss is not None]
     assert [each.step for each in steps] == list(range(1, STEPS + 1))
-    assert [each.step for each in evaluations] == [STEPS * n // EPOCHS for n in range(1, EPOCHS + 1)]
+    assert [each.step for each in evaluations] == [STEPS * n // EPOCHS for n in range(EPOCHS + 1)]
     assert steps[0].learning_rate == pytest.approx(1e-2)
     assert steps[-1].tokens == run.adapter.manifest.metrics["tokens"]
     assert [each.tokens for each in steps] == sorted({each.tokens for each in steps})
+    assert evaluations[0].eval_loss == run.adapter.manifest.metrics["eval_loss_before"]
     assert evaluations[-1].eval_loss == run.adapter.manifest.metrics["eval_loss_after"]
 
 
@@ -136,7 +137,14 @@ def test_the_status_says_that_it_succeeded(run: Run) -> None:
 
 def test_the_diary_holds_nothing_else(run: Run) -> None:
     names = {path.name for path in run.diary.iterdir()}
-    assert names == {"spec.yaml", "status.json", "events.jsonl", "metrics.jsonl"}
+    assert names == {
+        "spec.yaml",
+        "status.json",
+        "events.jsonl",
+        "metrics.jsonl",
+        "report.html",
+        "checkpoints",
+    }
 
 
 def test_the_spec_is_kept_with_every_default(run: Run) -> None:
@@ -147,7 +155,8 @@ def test_the_spec_is_kept_with_every_default(run: Run) -> None:
 def test_the_events_are_told_and_kept(run: Run) -> None:
     lines = (run.diary / "events.jsonl").read_text(encoding="utf-8").splitlines()
     names = [Event.model_validate_json(each).event for each in lines]
-    assert names == ["training_started", *["evaluated"] * EPOCHS, "probing", "trained"]
+    epochs = ["evaluated", "checkpoint_saved"] * EPOCHS
+    assert names == ["training_started", "evaluated", *epochs, "probing", "trained"]
     assert set(lines) <= set(run.outcome.err.splitlines())
 
 
@@ -292,14 +301,14 @@ def test_a_record_that_is_too_long_is_told_with_its_line(tmp_path: Path, llama_f
     assert not [path for kind in ("adapters", "runs", "datasets") for path in store.root.glob(f"{kind}/*")]
 
 
-def test_a_run_that_failed_may_be_trained_again(
+def test_a_run_that_was_interrupted_may_be_trained_again(
     tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("hone_trainer.diary.Diary.on_epoch_end", _interrupt)
         train_here(tmp_path, llama_folder, "training: {epochs: 2}\n", questions(4))
     [status] = tmp_path.glob("store/runs/*/status.json")
-    assert RunStatus.model_validate_json(status.read_text(encoding="utf-8")).state == "failed"
+    assert RunStatus.model_validate_json(status.read_text(encoding="utf-8")).state == "stopped"
     adapter = train_here(tmp_path, llama_folder, "training: {epochs: 2}\n", questions(4))
     assert adapter.path.name == status.parent.name
     assert RunStatus.model_validate_json(status.read_text(encoding="utf-8")).state == "succeeded"

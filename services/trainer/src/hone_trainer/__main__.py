@@ -196,14 +196,16 @@ def _train(options: argparse.Namespace, store: Store) -> None:
     # Before the data is prepared and the base fetched, which may take long.
     check_trackers(load_run_spec(options.spec).training.report_to)
     plan = make_plan(options.spec, options.data, store)
-    if store.adapter(plan.run_id).exists():
-        open_artifact(store.adapter(plan.run_id), "adapter")
+    if plan.target(store).exists():
+        open_artifact(plan.target(store), plan.kind)
         Reporter("trainer").tell(
             "already_trained", f"run {plan.run_id} was trained before", run_id=plan.run_id
         )
     else:
+        from hone_trainer.estimate import check_fits
         from hone_trainer.train import train
 
+        check_fits(plan)
         train(plan, store, address)
     if options.run_id_file is not None:
         write_atomically(options.run_id_file, plan.run_id + "\n")

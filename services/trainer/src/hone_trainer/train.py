@@ -117,7 +117,7 @@ class _Run:
         self.reporter.tell(
             "training_started",
             f"run {self.plan.run_id}: {records} records, {tokens} tokens an epoch, {length}, "
-            f"{trainable / 1e6:.1f} M trainable parameters",
+            f"{trainable:,} trainable parameters",
             run_id=self.plan.run_id,
             records=records,
             tokens_per_epoch=tokens,
