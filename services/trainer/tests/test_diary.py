@@ -4,6 +4,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trainer_watch import (
@@ -19,7 +20,13 @@ from trainer_watch import (
     make_loop,
     status_of,
 )
-from transformers import PreTrainedTokenizerFast, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerFast,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from hone_contract.errors import BadInput, RetryableFailure
 from hone_contract.events import Reporter, StepMetrics, append_line
@@ -40,6 +47,17 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+class StopAt(TrainerCallback):  # type: ignore[misc]
+    """Saves and stops after so many steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, *arguments: Any, **_: Any) -> None:
+        _, state, control = arguments
+        control.should_save = control.should_training_stop = state.global_step == self.step
 
 
 # -- while it trains -------------------------------------------------------------------------------
@@ -142,6 +160,17 @@ def test_only_the_first_process_tells_anything(
     assert (diary.loss, diary.eval_loss, diary.tokens) == (2.0, 3.0, 5)
     assert not folder.exists()
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_status_of_a_run_that_is_stopped_names_its_checkpoint(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A busy disk is spared the status of most steps, but not of the one to go on from.
+    monkeypatch.setattr(diary_module, "_STATUS_EVERY", 1e9)
+    loop, _ = make_loop(folder, tokenizer, max_steps=STEPS_AN_EPOCH + 1)
+    loop.add_callback(StopAt(STEPS_AN_EPOCH))
+    loop.train()
+    assert (status_of(folder).step, status_of(folder).total_steps) == (STEPS_AN_EPOCH, STEPS_AN_EPOCH + 1)
 
 
 # -- when it goes on -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from hone_contract.errors import BadConfiguration
 from hone_contract.events import StepMetrics
 from hone_trainer.diary import begin_diary
 from hone_trainer.exporter import Exporter, exporting, metrics_address
+from hone_trainer.run_files import read_metrics
 
 LOOPBACK = "127.0.0.1"
 
@@ -67,19 +68,21 @@ def test_a_run_shows_how_far_it_is(tmp_path: Path, tokenizer: PreTrainedTokenize
     assert 0 <= end["checkpoint_age_seconds"] < 30
 
 
-def test_a_run_that_goes_on_shows_the_age_of_its_checkpoint(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_run_that_goes_on_shows_what_it_knew(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     folder, port = begin(tmp_path), free_port()
     make_loop(folder, tokenizer)[0].train()
+    losses = [line.loss for line in read_metrics(folder / "metrics.jsonl") if line.step == STEPS_AN_EPOCH]
     (folder / "checkpoints" / f"step-{STEPS_AN_EPOCH}").mkdir(parents=True)
     begin_diary(folder, SPEC, STEPS_AN_EPOCH)
     with exporting("sky-1", (LOOPBACK, port)) as exporter:
         loop, _ = make_loop(folder, tokenizer, exporter)
         loop.add_callback(scraping := Scraping(port))
         go_on(loop, STEPS_AN_EPOCH * 2 * LENGTH)
-    assert scraping.seen[0]["step"] == STEPS_AN_EPOCH
-    assert "checkpoint_age_seconds" in scraping.seen[0]
+    first = scraping.seen[0]
+    assert (first["step"], first["steps"]) == (STEPS_AN_EPOCH, STEPS)
+    assert (first["loss"], first["eval_loss"]) == (losses[0], 4 - STEPS_AN_EPOCH / 10)
+    assert first["tokens_total"] == STEPS_AN_EPOCH * 2 * LENGTH
+    assert 0 <= first["checkpoint_age_seconds"] < 30
 
 
 def test_the_age_of_a_checkpoint_grows_between_scrapes() -> None:

@@ -121,6 +121,8 @@ class Diary(TrainerCallback):  # type: ignore[misc]
             self.reporter.tell(
                 "checkpoint_saved", f"checkpoint step-{step} of {state.max_steps} is saved", step=step
             )
+        # A run that goes on begins here, so this is never the step that the status leaves out.
+        self.set_status("running", state)
         if self.exporter is not None:
             self.exporter.saved()
 
@@ -168,9 +170,11 @@ class Diary(TrainerCallback):  # type: ignore[misc]
             self.eval_loss = self.eval_loss if line.eval_loss is None else line.eval_loss
             if line.step == 0 and line.eval_loss is not None:
                 self.eval_loss_before = line.eval_loss
-        saved = self.folder / "checkpoints" / f"step-{self._first_step}"
-        if self.exporter is not None and saved.is_dir():
-            self.exporter.saved(saved.stat().st_mtime)
+        if self.exporter is not None:
+            self.exporter.show(loss=self.loss, eval_loss=self.eval_loss, tokens=self.tokens)
+            saved = self.folder / "checkpoints" / f"step-{self._first_step}"
+            if saved.is_dir():
+                self.exporter.saved(saved.stat().st_mtime)
 
     def _lap(self, stage: str) -> None:
         # The order of the callbacks tells what the time since the last one went to.
