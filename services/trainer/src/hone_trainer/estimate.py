@@ -79,19 +79,19 @@ def estimate(plan: Plan, device: Device | None = None) -> Estimate:
     )
 
 
-def check_fits(plan: Plan) -> None:
-    """Raises BadConfiguration when the run takes more memory than this process's device has."""
-    found = estimate(plan)
+def check_fits(plan: Plan, device: Device | None = None) -> None:
+    """Raises BadConfiguration when the run takes more memory than the device has. None: this process's."""
+    found = estimate(plan, device)
     if not found.fits:
         raise BadConfiguration(
             f"run {plan.run_id} does not fit: {found.device.name} has {readable(found.device.memory)} of "
-            f"memory; {what_to_lower(plan)}"
+            f"memory; {what_to_lower(plan, found.device)}"
         )
 
 
-def what_to_lower(plan: Plan) -> str:
-    """One sentence: what the run takes on this device, and what it would take with other settings."""
-    device = this_device()
+def what_to_lower(plan: Plan, device: Device | None = None) -> str:
+    """One sentence: what the run takes on the device, and what it would take with other settings."""
+    device = device or this_device()
     sizes = _Sizes.of(plan, device)
     now = sizes.memory(plan.spec, device.on_gpu).total
     others = [(change, then.total) for change, then in sizes.remedies(plan.spec, device.on_gpu)]

@@ -27,7 +27,7 @@ _LOGITS = 64 * 2**20
 
 # What a process holds before it has a model: on a CPU, Python with its libraries; on a GPU, the CUDA context
 # and the workspaces of its libraries.
-_PROCESS_CPU = 620_000_000
+_PROCESS_CPU = 650_000_000
 _PROCESS_GPU = 900_000_000
 
 # Weights that are trained, their gradients and each of AdamW's two averages are float32.
@@ -125,7 +125,7 @@ def _activations(shapes: Shapes, trainable: Trainable, setting: Setting) -> floa
         blocks.setdefault(each.block, []).append(each)
     kept = [
         setting.tokens * numbers_kept(block, trainable.adapted, shapes, setting)
-        + (_of_dora(block, trainable.adapted) if setting.dora else 0)
+        + (numbers_of_dora(block, trainable.adapted) if setting.dora else 0)
         for block in blocks.values()
     ]
     inputs = len(blocks) * shapes.hidden * setting.tokens
@@ -174,6 +174,11 @@ def _input(layer: Linear, setting: Setting) -> str:
     return layer.name if shared is None or setting.copies_inputs else f"{parent}.{shared}"
 
 
-def _of_dora(block: list[Linear], adapted: Mapping[str, int]) -> int:
-    """PEFT finds B A as what the adapter makes of an identity matrix, which it keeps, inputs × inputs."""
-    return sum(each.inputs * (each.inputs + adapted[each.name]) for each in block if each.name in adapted)
+def numbers_of_dora(block: list[Linear], adapted: Mapping[str, int]) -> int:
+    """How many numbers DoRA keeps of one decoder layer, however many tokens there are.
+
+    PEFT finds B A as what the adapter makes of an identity matrix, and keeps that (inputs × inputs), what A
+    makes of it, and three numbers for each output.
+    """
+    trained = [each for each in block if each.name in adapted]
+    return sum(each.inputs * (each.inputs + adapted[each.name]) + 3 * each.outputs for each in trained)

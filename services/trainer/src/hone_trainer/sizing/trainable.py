@@ -46,16 +46,19 @@ def adapters(shapes: Shapes, lora: LoraSpec) -> Trainable:
     added = sum(ranks[each.name] * (each.inputs + each.outputs) for each in adapted)
     if lora.use_dora:
         added += sum(each.outputs for each in adapted)
-    whole = sum(
-        math.prod(shape)
-        for name, shape in shapes.weights.items()
-        if _is_named(name.rpartition(".")[0], lora.modules_to_save)
-    )
+    whole = sum(math.prod(shape) for name, shape in shapes.weights.items() if _is_saved(name, lora))
     return Trainable(ranks, added, whole)
 
 
 def _is_named(layer: str, names: Iterable[str]) -> bool:
     return any(f".{layer}".endswith(f".{name}") for name in names)
+
+
+def _is_saved(weight: str, lora: LoraSpec) -> bool:
+    """PEFT takes every module whose name ends so: `norm` is `input_layernorm` too."""
+    parts = weight.split(".")
+    modules = [".".join(parts[:end]) for end in range(1, len(parts))]
+    return any(module.endswith(name) for module in modules for name in lora.modules_to_save)
 
 
 def _rank(layer: str, lora: LoraSpec) -> int:
