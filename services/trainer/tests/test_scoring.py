@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from hone_trainer.conversation import IGNORED, Sequence
-from hone_trainer.scoring import Scored, mean_loss, say, score
+from hone_trainer.scoring import Scored, mean_loss, say, score, token_accuracy
 
 END = {2}
 
@@ -98,3 +98,81 @@ def test_an_answer_stops_at_the_first_end_token_and_keeps_it(llama: LlamaForCaus
         assert answer == all_of_it[: stop + 1]
     assert min(map(len, answers)) < max(map(len, answers)) == 12
     assert answers == [said_alone(llama, prompt, 12, end) for prompt in PROMPTS]
+
+
+@torch.inference_mode()
+def test_a_token_is_correct_when_the_model_finds_it_likeliest(llama: LlamaForCausalLM) -> None:
+    ids = sequence(6, 0, 4).input_ids
+    [said] = say(llama, [ids], 5, END)
+    wrong = (said[2] + 1) % 256
+    learned = Sequence([*ids, *said[:2], wrong], [*[IGNORED] * 6, *said[:2], wrong])
+    scored = score(llama, [learned, *SEQUENCES])
+    assert scored[0].correct == [True, True, False]
+    expected = [
+        int(llama(input_ids=torch.tensor([each.input_ids[:index]])).logits[0, -1].argmax()) == label
+        for each in SEQUENCES
+        for index, label in enumerate(each.labels)
+        if label != IGNORED
+    ]
+    assert [correct for each in scored[1:] for correct in each.correct] == expected
+    assert token_accuracy(scored) == pytest.approx((2 + sum(expected)) / (3 + len(expected)))
+
+
+class _Watched(LlamaForCausalLM):  # type: ignore[misc]
+    """Keeps how many logits each forward pass computed."""
+
+    def forward(self, *arguments: Any, logits_to_keep: Any = 0, **named: Any) -> Any:
+        output = super().forward(*arguments, logits_to_keep=logits_to_keep, **named)
+        self.computed = [*getattr(self, "computed", []), tuple(output.logits.shape[:2])]
+        return output
+
+
+class _Wide(LlamaForCausalLM):  # type: ignore[misc]
+    """Cannot be asked for some logits only."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask)
+
+
+def like(llama: LlamaForCausalLM, kind: type[LlamaForCausalLM]) -> Any:
+    model = kind(llama.config).eval()
+    model.load_state_dict(llama.state_dict())
+    return model
+
+
+def test_only_the_logits_of_learned_tokens_are_computed(llama: LlamaForCausalLM) -> None:
+    model = like(llama, _Watched)
+    batch = [sequence(40, 3, 1), sequence(40, 5, 2)]
+    found = score(model, batch)
+    assert model.computed == [(2, 5)]
+    assert found == score(llama, batch)
+
+
+def test_a_model_that_computes_all_logits_scores_the_same(llama: LlamaForCausalLM) -> None:
+    for wide, narrow in zip(score(like(llama, _Wide), SEQUENCES), score(llama, SEQUENCES), strict=True):
+        assert wide.logprobs == pytest.approx(narrow.logprobs, abs=1e-5)
+        assert wide.correct == narrow.correct
+
+
+def test_a_batch_with_too_many_logits_is_taken_apart(
+    llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, together = like(llama, _Watched), score(llama, SEQUENCES)
+    monkeypatch.setattr("hone_trainer.scoring._LOGITS", llama.config.vocab_size)
+    monkeypatch.setattr("hone_trainer.scoring._AT_ONCE", 2)
+    for alone, beside in zip(score(model, SEQUENCES), together, strict=True):
+        assert alone.logprobs == pytest.approx(beside.logprobs, abs=1e-5)
+        assert alone.correct == beside.correct
+    assert [rows for rows, _ in model.computed] == [1] * len(SEQUENCES)
+
+
+def test_a_sequence_without_a_learned_token_has_no_scores(llama: LlamaForCausalLM) -> None:
+    silent = Sequence([5, 6, 7], [IGNORED] * 3)
+    assert score(llama, [silent]) == [Scored([])]
+    assert score(llama, [silent, SEQUENCES[0]])[0] == Scored([])
+
+
+def test_progress_is_told_for_every_sequence(llama: LlamaForCausalLM) -> None:
+    told: list[int] = []
+    score(llama, SEQUENCES, 4, told.append)
+    assert told == [4, 4, 2]

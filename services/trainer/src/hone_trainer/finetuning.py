@@ -9,6 +9,7 @@ It builds a run spec and trains it. What has no name here has one in a spec: `ho
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +30,10 @@ from hone_trainer.base import import_base, locate
 from hone_trainer.data.cores import in_this_process
 from hone_trainer.plan import make_plan
 from hone_trainer.sampling import Sampling
+from hone_trainer.trackers import check_trackers
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_PROJECT = "WANDB_PROJECT"
 
 
 @dataclass
@@ -69,7 +72,9 @@ class FineTuningConfig:
     use_wandb: bool = False
     """Whether Weights & Biases is told of the run; the package `wandb` must be there."""
     wandb_project: str | None = None
+    """None: `hone`."""
     wandb_run_name: str | None = None
+    """The run's name, here and there; its id follows it. None: the base's short name with `-tuned`."""
 
     @property
     def dtype(self) -> Dtype:
@@ -97,13 +102,14 @@ def run_fine_tuning(
     final = output / "final_model"
     _check_final(final)
     spec = _spec(config, Path(data_path), train_test_split, prompt_template)
+    check_trackers(spec.training.report_to)
     write_atomically(output / "run.yaml", dump_run_spec(spec))
     store = Store(output / "store")
     # A script that calls this need not be one that other processes can import.
-    with in_this_process(), _wandb(config):
+    with in_this_process(), _wandb_project(config.wandb_project):
         plan = make_plan(output / "run.yaml", None, store)
-        if store.adapter(plan.run_id).exists():
-            adapter = open_artifact(store.adapter(plan.run_id), "adapter")
+        if plan.target(store).exists():
+            adapter = open_artifact(plan.target(store), "adapter")
         else:
             from hone_trainer.train import train  # noqa: PLC0415 - imports torch
 
@@ -165,6 +171,7 @@ def _spec(config: FineTuningConfig, data: Path, split: float, template: str | No
     try:
         return RunSpec(
             model=ModelSpec(name=_location(config.model_name)),
+            name=_run_name(config.wandb_run_name),
             method="qlora" if config.load_in_4bit else "lora",
             data=DataSpec(train=str(data.expanduser().absolute()), eval_fraction=split, format=template),
             lora=LoraSpec(r=config.lora_r, alpha=config.lora_alpha, dropout=config.lora_dropout),
@@ -194,19 +201,22 @@ def _location(name: str) -> str:
 
 
 @contextmanager
-def _wandb(config: FineTuningConfig) -> Iterator[None]:
-    """wandb reads from the environment what its runs are called."""
-    wanted = {"WANDB_PROJECT": config.wandb_project, "WANDB_NAME": config.wandb_run_name}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update({name: value for name, value in wanted.items() if value is not None})
+def _wandb_project(name: str | None) -> Iterator[None]:
+    """Where wandb looks for the name of its project."""
+    before = os.environ.get(_PROJECT)
+    if name is not None:
+        os.environ[_PROJECT] = name
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.pop(_PROJECT, None)
+        if before is not None:
+            os.environ[_PROJECT] = before
+
+
+def _run_name(name: str | None) -> str | None:
+    """A run's name is also a folder's and a model's: small letters, digits, '.', '_' and '-'."""
+    return None if name is None else re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:63]
 
 
 def _check_final(final: Path) -> None:
