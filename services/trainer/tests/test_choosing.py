@@ -162,6 +162,68 @@ def test_what_is_drawn_depends_on_the_seed(pool: Pool) -> None:
     assert drawn(1) == sorted(set(drawn(1)))
 
 
+# -- at most so many -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [2, 10, 59])
+def test_no_more_records_are_taken_than_may_be_on_both_sides_together(pool: Pool, most: int) -> None:
+    data = Data(pool, max_records=most).add(40, 30).add(30)
+    choice = data.choose()
+    assert len(choice.train) + len(choice.eval) == most
+    assert choice.train and choice.eval and not set(choice.train) & set(choice.eval)
+    assert sum(counts.removed["not_sampled"] for counts in data.tally.sources) == 70 - most
+    assert sum(counts.accepted for counts in data.tally.sources) == most
+
+
+@pytest.mark.parametrize("most", [None, 60, 1000])
+def test_where_there_are_no_more_nothing_changes(pool: Pool, most: int | None) -> None:
+    data = Data(pool).add(40, 30).add(30)
+    whole = data.choose()
+    data.spec = data.spec.model_copy(update={"max_records": most})
+    assert data.choose() == whole
+
+
+def test_each_record_is_as_likely_as_any_other_to_be_taken(pool: Pool) -> None:
+    data = Data(pool).add(300, 200).add(100)
+    for seed in range(5):
+        data.spec = DataSpec(train="x", seed=seed, max_records=150)
+        first, second = data.given(data.choose())
+        assert first + second == 150
+        # Of a hypergeometric draw with mean 100 and a deviation of 4.6; five of those on each side.
+        assert 77 <= first <= 123
+
+
+def test_which_records_are_taken_depends_on_the_seed(pool: Pool) -> None:
+    data = Data(pool).add(100)
+
+    def drawn(seed: int) -> list[int]:
+        data.spec = DataSpec(train="x", seed=seed, max_records=10)
+        choice = data.choose()
+        return sorted([*choice.train, *choice.eval])
+
+    assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_repeats_count_and_go_before_records_do(pool: Pool) -> None:
+    data = Data(pool, max_records=40, eval_fraction=0).add(3, 60, upsample=True).add(20)
+    choice = data.choose()
+    [repeated, _] = [counts.repeated for counts in data.tally.sources]
+    assert len(choice.train) == 40
+    assert set(choice.train) >= {0, 1, 2}
+    assert sum(counts.accepted + counts.repeated for counts in data.tally.sources) == 40
+    assert repeated == sum(number < 3 for number in choice.train) - 3
+
+
+def test_a_source_that_has_too_few_is_refused_all_the_same(pool: Pool) -> None:
+    with pytest.raises(BadInput, match="source 0: has 5 good records, 6 are wanted"):
+        Data(pool, max_records=2).add(5, 6).add(20).choose()
+
+
+def test_records_of_files_for_evaluation_are_not_among_them(pool: Pool) -> None:
+    choice = Data(pool, eval="y", max_records=4).add(7, role="eval").add(20).choose()
+    assert (len(choice.eval), len(choice.train)) == (7, 4)
+
+
 # -- the split -------------------------------------------------------------------------------------
 
 

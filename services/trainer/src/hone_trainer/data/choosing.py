@@ -31,12 +31,11 @@ def choose(data: DataSpec, sources: list[Source], pool: Pool, left_out: set[int]
     for number in range(len(pool)):
         if number not in left_out:
             good[pool.source[number]].append(number)
-    drawn = {
-        index: _draw(index, source, good[index], data.seed, tally, pool)
-        for index, source in enumerate(sources)
-        if source.role == "train"
-    }
-    missing = {index: max(0, (sources[index].quota or 0) - len(numbers)) for index, numbers in drawn.items()}
+    wanted = _wanted(data, sources, good, tally)
+    drawn = {index: _draw(sources[index], good[index], count, data.seed) for index, count in wanted.items()}
+    for index, numbers in drawn.items():
+        _tell_left(index, good[index], numbers, tally, pool)
+    missing = {index: count - len(drawn[index]) for index, count in wanted.items()}
     if data.eval is None:
         evaluation = _set_aside(data, drawn, missing, pool)
     else:
@@ -70,24 +69,46 @@ def _nothing_left(tally: Tally) -> BadInput:
     return BadInput(f"no record is left to learn from; of {tally.read} that were read: {told}")
 
 
-def _draw(index: int, source: Source, good: list[int], seed: int, tally: Tally, pool: Pool) -> list[int]:
-    """The records of a source that are wanted, or all, when they are too few and may be repeated."""
-    wanted = source.quota
-    if wanted is None or wanted == len(good):
-        return good
-    if wanted < len(good):
-        drawn = set(_drawing(seed, source).sample(good, wanted))
-        for number in good:
-            if number not in drawn:
-                tally.remove(index, pool.place(number), "not_sampled")
-        return [number for number in good if number in drawn]
-    if not good or not source.spec.upsample:
-        read = tally.sources[index].read
+def _wanted(
+    data: DataSpec, sources: list[Source], good: dict[int, list[int]], tally: Tally
+) -> dict[int, int]:
+    """How many records to take of each source, repeats among them; raises BadInput when one has too few.
+
+    When they are more than `data.max_records`, as many as that are drawn, each as likely as any other.
+    """
+    wanted = {}
+    for index, source in enumerate(sources):
+        if source.role == "train":
+            wanted[index] = len(good[index]) if source.quota is None else source.quota
+            _check_enough(source, len(good[index]), tally.sources[index].read)
+    most = data.max_records
+    if most is None or sum(wanted.values()) <= most:
+        return wanted
+    taken = random.Random(f"{data.seed}:max_records").sample(list(wanted), most, counts=list(wanted.values()))
+    return {index: taken.count(index) for index in wanted}
+
+
+def _check_enough(source: Source, have: int, read: int) -> None:
+    wanted = source.quota or 0
+    if wanted > have and (not have or not source.spec.upsample):
         raise BadInput(
-            f"{source.name}: has {len(good)} good records, {wanted} are wanted ({read} rows were read); "
+            f"{source.name}: has {have} good records, {wanted} are wanted ({read} rows were read); "
             "ask for fewer, or say `upsample: true` to have records repeated"
         )
-    return good
+
+
+def _draw(source: Source, good: list[int], wanted: int, seed: int) -> list[int]:
+    """The records of a source that are wanted, in order, or all when they are too few and are repeated."""
+    if wanted >= len(good):
+        return good
+    return sorted(_drawing(seed, source).sample(good, wanted))
+
+
+def _tell_left(index: int, good: list[int], drawn: list[int], tally: Tally, pool: Pool) -> None:
+    kept = set(drawn)
+    for number in good:
+        if number not in kept:
+            tally.remove(index, pool.place(number), "not_sampled")
 
 
 def _drawing(seed: int, source: Source) -> random.Random:
