@@ -93,10 +93,10 @@ def stream_answer(
     model: Any, tokenizer: PreTrainedTokenizerBase, prompt: list[int], sampling: Sampling, out: TextIO
 ) -> int:
     """Write what the model says to `out` as it comes, with a line end; how many tokens it were."""
-    return len(stream(model, prompt, sampling, end_tokens(model, tokenizer), _Streamer(tokenizer, out)))
+    return len(stream(model, prompt, sampling, end_tokens(model, tokenizer), Streamer(tokenizer, out)))
 
 
-class _Streamer(TextStreamer):  # type: ignore[misc]
+class Streamer(TextStreamer):  # type: ignore[misc]
     """Writes whole words; to a terminal nothing that it would obey."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, out: TextIO) -> None:

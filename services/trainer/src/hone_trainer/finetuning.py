@@ -111,8 +111,10 @@ def run_fine_tuning(
         if plan.target(store).exists():
             adapter = open_artifact(plan.target(store), "adapter")
         else:
-            from hone_trainer.train import train  # noqa: PLC0415 - imports torch
+            from hone_trainer.estimate import check_fits  # noqa: PLC0415 - imports torch
+            from hone_trainer.train import train  # noqa: PLC0415
 
+            check_fits(plan)
             adapter = train(plan, store)
     _export(adapter, final)
     return str(final)
