@@ -81,11 +81,12 @@ def test_a_base_has_no_run(store: Store) -> None:
 
 def test_the_model_merged_from_a_run_is_the_live_one(run: Found, store: Store) -> None:
     assert find_merged(store, run) is None
-    merge(run, store, version="1")
-    merge(run, store, version="2", live=False)
+    merge(run, store, version="2")
+    for version in ("1", "3"):
+        merge(run, store, version=version, live=False)
     found = find_merged(store, run)
     assert found is not None
-    assert found.artifact.path.name == "1"
+    assert found.artifact.path.name == "2"
 
 
 def test_what_is_no_merge_of_the_run_is_not_taken_for_one(run: Found, store: Store) -> None:
