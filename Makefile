@@ -47,7 +47,7 @@ images: ## Build the container images for CPUs
 	@docker compose build
 
 bench: install ## Measure training against TRL's defaults, in turns on this machine
-	@$(BIN)/python bench/training.py
+	@$(BIN)/python bench/train.py
 
 bench-data: install ## Measure the preparation of 1 GB of data against a bare pass of the parser
 	@$(BIN)/python bench/prepare.py

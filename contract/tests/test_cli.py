@@ -72,7 +72,7 @@ def test_ls_tells_what_is_unfinished_and_what_is_broken(store: Store) -> None:
     lines = done.stdout.splitlines()
     assert lines[0].startswith("base     bases/tiny  BROKEN: ")
     assert "model.safetensors is missing" in lines[0]
-    assert lines[-1] == f"partial  datasets/{partial.name}  being written, or left by a killed writer"
+    assert lines[-1] == f"partial    datasets/{partial.name}  being written, or left by a killed writer"
     assert done.returncode == 0
 
 
@@ -103,7 +103,7 @@ def test_checkpoints_and_weights_are_listed_and_verified(tmp_path: Path, seal_sm
     ]
     assert listed[2:] == [
         f"weights  weights/faq-0123456789  {weights} 0.0 MB from base tiny",
-        f"partial  {run}/{partial.name}  being written, or left by a killed writer",
+        f"partial    {run}/{partial.name}  being written, or left by a killed writer",
     ]
     first, second, third = verified.stdout.splitlines()
     assert (first, third) == (f"ok      {run}/step-20", "ok      weights/faq-0123456789")

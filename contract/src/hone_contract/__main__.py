@@ -29,9 +29,9 @@ def _main() -> None:
 
 def _list(store: Store) -> None:
     for kind, path in store.artifacts():
-        print(f"{kind:8} {path.relative_to(store.root)}  {_describe(store, kind, path)}")
+        print(f"{kind:10} {path.relative_to(store.root)}  {_describe(store, kind, path)}")
     for path in store.partials():
-        print(f"partial  {path.relative_to(store.root)}  being written, or left by a killed writer")
+        print(f"partial    {path.relative_to(store.root)}  being written, or left by a killed writer")
 
 
 def _describe(store: Store, kind: Kind, path: Path) -> str:

@@ -55,7 +55,8 @@ class Manifest(Shape):
     files: list[FileEntry]
     """Sorted by path; everything in the folder but the manifest itself."""
     lineage: dict[str, Source] = {}
-    """What it was made from, by role: base, dataset, spec, adapter; from outside: source, train, eval."""
+    """What it was made from, by role: base, dataset, spec, adapter, weights; from outside: source, train,
+    eval."""
     tools: dict[str, str] = {}
     """Versions of the libraries that made it."""
     metrics: dict[str, FiniteFloat] = {}

@@ -36,11 +36,14 @@ def device() -> torch.device:
     )
 
 
-def load_base(folder: Path, dtype: torch.dtype, *, method: Method = "lora", attention: str = "sdpa") -> Any:
+def load_base(
+    folder: Path, dtype: torch.dtype, *, method: Method = "lora", attention: str | None = None
+) -> Any:
     """A causal language model on this process's device, in evaluation mode.
 
     With `qlora` its linear layers but the output head are in 4 bits (NF4 with double quantisation,
-    https://arxiv.org/abs/2305.14314); what they compute is in `dtype`.
+    https://arxiv.org/abs/2305.14314); what they compute is in `dtype`. Without `attention` it is the one that
+    Transformers takes for the architecture.
     """
     quantised = BitsAndBytesConfig(
         load_in_4bit=True,

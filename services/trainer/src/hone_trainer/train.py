@@ -23,6 +23,7 @@ from hone_trainer.training.assembling import assemble
 from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.failures import explained
 from hone_trainer.training.finishing import finish
+from hone_trainer.training.ranks import world
 from hone_trainer.training.saving import write_trained
 from hone_trainer.training.sft import Sft
 from hone_trainer.training.stopping import Stopping, stopping
@@ -35,17 +36,19 @@ def train(plan: Plan, store: Store, metrics_address: tuple[str, int] | None = No
     """Train the planned run, or go on from its newest checkpoint, and seal what comes of it.
 
     Raises BadInput for a record that is too long or a loss that is no number, BadConfiguration for what the
-    device cannot do, Stopped after SIGTERM or SIGINT, ArtifactBusy when another process trains this run.
+    device cannot do, Stopped after SIGTERM or SIGINT, RetryableFailure when the disk is full, ArtifactBusy
+    when another process trains this run.
     """
     folder = store.run(plan.run_id)
     with (
-        stopping() as stop,
         draft(plan.target(store), {"run": plan.run_id}) as partial,
         failure_told(folder),
+        stopping() as stop,
         exporting(plan.run_id, metrics_address) as exporter,
-        explained(plan),
     ):
-        return _Run(plan, store, exporter, stop).to_the_end(partial)
+        run = _Run(plan, store, exporter, stop)
+        with explained(plan, run.checkpoints):
+            return run.to_the_end(partial)
 
 
 @dataclass
@@ -60,17 +63,27 @@ class _Run:
     def __post_init__(self) -> None:
         transformers_logging.disable_progress_bar()
         transformers_logging.set_verbosity_error()
-        self.folder = self.store.run(self.plan.run_id)
+        plan = self.plan
+        self.folder = self.store.run(plan.run_id)
         self.reporter = Reporter("trainer", self.folder / EVENTS)
         self.diary = Diary(self.folder, self.reporter, self.exporter)
+        self.checkpoints = Checkpoints(
+            self.store, plan.run_id, plan.spec.checkpoints.keep, plan.lineage, self.reporter
+        )
 
     def to_the_end(self, partial: Path) -> Artifact:
         """`partial` becomes what is sealed."""
-        self._train(partial)
+        try:
+            self._train(partial)
+        finally:
+            self.diary.close()
         self.reporter.tell("probing", "recording what the server will have to reproduce")
         start = time.monotonic()
         samples = finish(self.plan, partial)
         self.diary.seconds["probing"] = time.monotonic() - start
+        # Before it is sealed: a run that is sealed is not begun again.
+        self._report(samples)
+        self.stop.check()
         made = seal(
             partial,
             self.plan.kind,
@@ -79,7 +92,6 @@ class _Run:
             tools=_versions(),
             metrics=self._metrics(),
         )
-        self._report(samples)
         self.diary.set_status("succeeded", self.state)
         metrics = made.manifest.metrics
         told = f"{made.manifest.kind} {self.plan.run_id} in {metrics['seconds']:.0f} s"
@@ -89,16 +101,16 @@ class _Run:
     def _train(self, partial: Path) -> None:
         """Leaves nothing of the model in memory: what is proven afterwards is what was written."""
         plan = self.plan
-        checkpoints = Checkpoints(
-            self.store, plan.run_id, plan.spec.checkpoints.keep, plan.lineage, self.reporter
-        )
-        newest = checkpoints.newest()
+        newest = self.checkpoints.newest()
+        if newest is not None:
+            self.checkpoints.check_processes(newest, world())
         begin_diary(
             self.folder, dump_run_spec(plan.spec), int(newest.manifest.metrics["step"]) if newest else None
         )
+        self.checkpoints.tell_skipped()
         data = tokenise(plan, self.store, self.reporter)
         with tracking(plan.spec.training.report_to, self.folder) as trackers:
-            trainer = assemble(plan, data, checkpoints, self.reporter, self.diary, self.stop, trackers)
+            trainer = assemble(plan, data, self.checkpoints, self.reporter, self.diary, self.stop, trackers)
             self._tell_start(data, trainer)
             with self.stop.between_steps():
                 trainer.resume(newest)
@@ -154,8 +166,15 @@ class _Run:
                 memory_mb=peak_memory_mb(),
                 tools=_versions(),
                 lineage=self.plan.lineage,
+                notes=self._notes(),
             ),
         )
+
+    def _notes(self) -> list[str]:
+        best = self.state.best_global_step
+        if not self.plan.spec.wants_best or best in (None, self.state.global_step):
+            return []
+        return [f"What is sealed is the checkpoint after step {best}, which had the lowest evaluation loss."]
 
 
 def _versions() -> dict[str, str]:

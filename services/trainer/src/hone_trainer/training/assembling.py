@@ -42,12 +42,12 @@ def assemble(
     Raises BadConfiguration for what the base or the device cannot do.
     """
     spec = plan.spec
-    model = _model(spec, plan, reporter)
+    model, packed = _model(spec, plan, reporter)
     stored_as = AutoConfig.from_pretrained(plan.base.path).dtype or torch.float32
     layout = Layout(
         records_a_step=spec.training.batch_size * spec.training.gradient_accumulation_steps,
         tokens_a_pass=tokens_per_pass(spec.training, torch.cuda.is_available()),
-        packed=_is_packed(spec, model, reporter),
+        packed=packed,
         records_a_pass=spec.training.batch_size,
     )
     model = _trainable(spec, plan, model)
@@ -61,36 +61,46 @@ def assemble(
     return trainer
 
 
-def _model(spec: RunSpec, plan: Plan, reporter: Reporter) -> Any:
+def _model(spec: RunSpec, plan: Plan, reporter: Reporter) -> tuple[Any, bool]:
+    """The base, and whether its records can share rows.
+
+    Raises BadConfiguration when they cannot and the spec wants it.
+    """
+    if spec.training.packing is not False:
+        model = _load(spec, plan, _row_attention(spec))
+        if model is not None and attention.keeps_records_apart(model):
+            return model, True
+        told = "the layers of this base do not keep records apart that share a row"
+        if spec.training.packing is True:
+            raise BadConfiguration(f"training.packing: {told}; use auto or false, which pads batches instead")
+        reporter.tell("not_packed", f"{told}, so batches are padded", level="warning")
+        del model
+    return _load(spec, plan, None), False
+
+
+def _load(spec: RunSpec, plan: Plan, kernel: str | None) -> Any:
+    """None when the architecture does not let its attention be chosen."""
+    dtype = _stored_in_training(spec)
+    try:
+        return load_base(plan.base.path, dtype, method=spec.method, attention=kernel)
+    except ValueError:
+        if kernel is None:
+            raise
+        return None
+
+
+def _stored_in_training(spec: RunSpec) -> torch.dtype:
     dtype = pick_dtype(spec.training)
     if dtype is torch.float16 and not torch.cuda.is_available():
         raise BadConfiguration("training.dtype: float16 needs a GPU; use float32 on a CPU")
-    if spec.method == "full":
-        # Weights that are learned are kept in float32; what they compute is in `dtype`.
-        dtype = torch.float32
-    kernel = (
-        "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else attention.NAME
-    )
-    if kernel == "flash_attention_2" and dtype is torch.float32:
-        kernel = attention.NAME
-    try:
-        return load_base(plan.base.path, dtype, method=spec.method, attention=kernel)
-    except ValueError as error:
-        # An architecture that does not let its attention be chosen.
-        reporter.tell("attention", f"{str(error).splitlines()[0]}; using SDPA", level="warning")
-        return load_base(plan.base.path, dtype, method=spec.method)
+    # Weights that are learned are kept in float32; what they compute is in `dtype`.
+    return torch.float32 if spec.method == "full" else dtype
 
 
-def _is_packed(spec: RunSpec, model: Any, reporter: Reporter) -> bool:
-    if spec.training.packing is False:
-        return False
-    if attention.keeps_records_apart(model):
-        return True
-    told = f"the layers of {type(model).__name__} carry on from one record to the next when they share a row"
-    if spec.training.packing is True:
-        raise BadConfiguration(f"training.packing: {told}; use auto or false, which pads batches instead")
-    reporter.tell("not_packed", f"{told}, so batches are padded", level="warning")
-    return False
+def _row_attention(spec: RunSpec) -> str:
+    """FlashAttention tells records apart by their positions; it computes in 16 bits only."""
+    narrow = _stored_in_training(spec) is not torch.float32
+    return "flash_attention_2" if narrow and is_flash_attn_2_available() else attention.NAME
 
 
 def _trainable(spec: RunSpec, plan: Plan, model: Any) -> Any:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
+from transformers import GenerationConfig
 
 
 def write_trained(model: Any, folder: Path, state: dict[str, Any] | None = None) -> None:
@@ -16,7 +17,16 @@ def write_trained(model: Any, folder: Path, state: dict[str, Any] | None = None)
         model.save_pretrained(folder, state_dict=state, safe_serialization=True, save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
     else:
-        model.save_pretrained(folder, state_dict=state)
+        _write_whole(model, folder, state)
+
+
+def _write_whole(model: Any, folder: Path, state: dict[str, Any] | None) -> None:
+    generation = model.generation_config
+    # Transformers refuses to write some settings that bases have (a temperature without do_sample).
+    model.generation_config = GenerationConfig()
+    model.save_pretrained(folder, state_dict=state)
+    model.generation_config = generation
+    generation.to_json_file(folder / "generation_config.json")
 
 
 def _in_order(targets: Any) -> Any:
