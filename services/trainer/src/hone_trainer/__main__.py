@@ -182,11 +182,20 @@ def _plan(options: argparse.Namespace, store: Store) -> None:
 
 
 def _train(options: argparse.Namespace, store: Store) -> None:
+    from hone_trainer.training.stopping import stopping
+
+    # From here on, and not only while it trains: whatever was asked to stop may be begun again.
+    with stopping():
+        _train_run(options, store)
+
+
+def _train_run(options: argparse.Namespace, store: Store) -> None:
     # TRL tells its makers of every run; whoever wants that sets the variable to 0.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from hone_contract.spec_file import load_run_spec
     from hone_trainer.exporter import metrics_address
     from hone_trainer.plan import make_plan
+    from hone_trainer.run_files import tell_succeeded
     from hone_trainer.trackers import check_trackers
 
     if options.run_id_file is not None:
@@ -198,6 +207,7 @@ def _train(options: argparse.Namespace, store: Store) -> None:
     plan = make_plan(options.spec, options.data, store)
     if plan.target(store).exists():
         open_artifact(plan.target(store), plan.kind)
+        tell_succeeded(store.run(plan.run_id))
         Reporter("trainer").tell(
             "already_trained", f"run {plan.run_id} was trained before", run_id=plan.run_id
         )

@@ -63,6 +63,14 @@ def read_status(path: Path) -> RunStatus | None:
         return None
 
 
+def tell_succeeded(folder: Path) -> None:
+    """For a run whose result is sealed, but whose process was ended before it could say so."""
+    status = read_status(folder / STATUS)
+    if status is not None and status.state != "succeeded":
+        ended = {"state": "succeeded", "message": "", "updated_at": datetime.now(UTC)}
+        write_status(folder / STATUS, status.model_copy(update=ended))
+
+
 @contextmanager
 def failure_told(folder: Path) -> Iterator[None]:
     """A run that ends before its result is sealed says so, and why, in its status.json.

@@ -1,25 +1,24 @@
 """A run's checkpoints: sealed as any artifact, so that a half-written one is never gone on from."""
 
-import errno
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from safetensors import SafetensorError
-
 from hone_contract.artifact import PARTIAL, Artifact, draft, open_artifact, seal
-from hone_contract.errors import ArtifactCorrupt, ArtifactIncomplete, BadConfiguration, RetryableFailure
+from hone_contract.errors import ArtifactCorrupt, ArtifactIncomplete, ArtifactMissing, BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.manifest import Source
 from hone_contract.store import Store
+from hone_trainer.training.disk_full import DISK_ERRORS, disk_full, is_disk_full
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BROKEN = (ArtifactCorrupt, ArtifactIncomplete, ArtifactMissing)
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """Those of one run."""
+    """Those of one run. `best` among a checkpoint's metrics is the step of the best one until then."""
 
     store: Store
     run_id: str
@@ -27,10 +26,15 @@ class Checkpoints:
     """How many of the newest stay."""
     lineage: dict[str, Source]
     reporter: Reporter
+    skipped: dict[int, str] = field(default_factory=dict)
+    """Steps of those that `newest` found damaged, and how."""
 
     @property
     def folder(self) -> Path:
         return self.store.checkpoint(self.run_id, 0).parent
+
+    def place(self, step: int) -> Path:
+        return self.store.checkpoint(self.run_id, step)
 
     def steps(self) -> list[int]:
         """Steps that have a folder of their own name, the newest first."""
@@ -38,26 +42,37 @@ class Checkpoints:
         return sorted((int(step) for step in found if step.isdecimal()), reverse=True)
 
     def newest(self) -> Artifact | None:
-        """The newest that is whole, every byte read; newer ones and half-written ones are removed."""
+        """The newest that is whole, every byte read, and so is the best one until then.
+
+        Newer ones and half-written ones are removed.
+        """
         for path in self.folder.glob(f"step-*{PARTIAL}*"):
             shutil.rmtree(path)
         for step in self.steps():
-            path = self.store.checkpoint(self.run_id, step)
             try:
-                return open_artifact(path, "checkpoint", digests=True)
-            except (ArtifactCorrupt, ArtifactIncomplete) as error:
-                self.reporter.tell("checkpoint_skipped", str(error), level="warning", step=step)
-                shutil.rmtree(path)
+                found = open_artifact(self.place(step), "checkpoint", digests=True)
+                if (best := _best(found)) is not None and best != step:
+                    open_artifact(self.place(best), "checkpoint", digests=True)
+                return found
+            except _BROKEN as error:
+                self.skipped[step] = str(error)
+                self._remove(step)
         return None
+
+    def tell_skipped(self) -> None:
+        """Tell of the damaged ones, once the diary is ready for it."""
+        for step, why in self.skipped.items():
+            self.reporter.tell(
+                "checkpoint_skipped", f"checkpoint step-{step} is left out: {why}", level="warning", step=step
+            )
 
     def save(self, step: int, write: Callable[[Path], None], metrics: dict[str, float]) -> Artifact:
         """Seal what `write` puts into a folder as the checkpoint after `step`.
 
         Raises RetryableFailure when the disk is full; the checkpoints before stay as they are.
         """
-        target = self.store.checkpoint(self.run_id, step)
         try:
-            with draft(target, {"run": self.run_id, "step": step}) as partial:
+            with draft(self.place(step), {"run": self.run_id, "step": step}) as partial:
                 try:
                     write(partial)
                     return seal(
@@ -67,45 +82,47 @@ class Checkpoints:
                         lineage=self.lineage,
                         metrics=metrics,
                     )
-                except BaseException:
+                finally:
+                    # Once it is sealed there is none.
                     shutil.rmtree(partial, ignore_errors=True)
-                    raise
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if _is_disk_full(error):
-                raise self._disk_full(step, error) from error
+        except DISK_ERRORS as error:
+            if is_disk_full(error):
+                newest = next(iter(self.steps()), None)
+                what = f"checkpoint step-{step} could not be written"
+                raise disk_full(what, self.folder, newest, error) from error
             raise
 
-    def prune(self, best: Path | None) -> None:
-        """Remove all but the newest, and the best."""
-        for step in self.steps()[self.keep :]:
-            path = self.store.checkpoint(self.run_id, step)
-            if best is None or path != best:
-                shutil.rmtree(path)
+    def prune(self) -> None:
+        """Remove all but the newest, and the best until each of them: the run may go on from any of them."""
+        kept = set(self.steps()[: self.keep])
+        for step in list(kept):
+            with suppress(*_BROKEN):
+                kept.add(_best(open_artifact(self.place(step), "checkpoint")) or step)
+        for step in self.steps():
+            if step not in kept:
+                self._remove(step)
 
     def check_processes(self, checkpoint: Artifact, processes: int) -> None:
         """Raises BadConfiguration when the run was begun on another number of processes."""
         before = int(checkpoint.manifest.metrics["processes"])
         if before != processes:
             raise BadConfiguration(
-                f"run {self.run_id} was begun on {before} processes, and this is one of {processes}, which "
-                f"would learn from other records; use {before}, or remove {self.folder} to begin anew"
+                f"run {self.run_id} was begun on {_processes(before)}; on {_processes(processes)} its random "
+                f"numbers would be others. Use {before}, or remove {self.folder} to begin anew"
             )
 
-    def _disk_full(self, step: int, error: Exception) -> RetryableFailure:
-        free = shutil.disk_usage(self.folder).free / 1e6
-        kept = self.steps()
-        before = f"step-{kept[0]}" if kept else "none"
-        return RetryableFailure(
-            f"checkpoint step-{step} could not be written, {free:.0f} MB are free in {self.folder}: "
-            f"{str(error).splitlines()[0]}; make room and run the same command again, the newest checkpoint "
-            f"is {before}"
-        )
+    def _remove(self, step: int) -> None:
+        """Under another name first: a process that is killed meanwhile leaves no half of it."""
+        doomed = self.place(step).with_name(f"step-{step}{PARTIAL}removed")
+        shutil.rmtree(doomed, ignore_errors=True)
+        self.place(step).rename(doomed)
+        shutil.rmtree(doomed)
 
 
-def _is_disk_full(error: Exception) -> bool:
-    """torch.save and safetensors tell it in words of their own."""
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    text = str(error)
-    told = any(word in text for word in ("No space left", "File too large", "os error 28", "os error 27"))
-    return told or ("PytorchStreamWriter" in text or "unexpected pos" in text)
+def _best(checkpoint: Artifact) -> int | None:
+    step = checkpoint.manifest.metrics.get("best")
+    return None if step is None else int(step)
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"

@@ -1,6 +1,7 @@
 """TRL's SFTTrainer, with Hone's passes, loss, evaluation and checkpoints in their places."""
 
 import contextlib
+import math
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -88,6 +89,8 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         self.layout = layout
         self.checkpoints = checkpoints
         self.stored_as = stored_as
+        self._records: list[int] = []
+        """Of the step that is being done."""
         _learn_in_float32(self.model)
         self._sums = _add_summed_loss(self.model)
 
@@ -135,9 +138,21 @@ class Sft(SFTTrainer):  # type: ignore[misc]
                 self.accelerator.backward(loss)
             total += loss.detach()
         if not torch.isfinite(total):
-            raise Diverged(self.state.global_step + 1, float(total), inputs["records"])
+            raise self._diverged(f"loss is {float(total)}", inputs["records"])
+        self._records = inputs["records"]
         self._count(inputs["tokens"])
         return total
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # With float16 a norm that is none is no failure: the scale of the loss is lowered, the step left out.
+        if self.accelerator.scaler is None and not math.isfinite(norm):
+            raise self._diverged(f"norm of the gradients is {float(norm)}", self._records)
+        return norm
+
+    def _diverged(self, told: str, records: list[int]) -> Diverged:
+        step = self.state.global_step
+        return Diverged(step, f"in step {step + 1} the {told}", records)
 
     def _equally_many(self, passes: list[Pass]) -> list[Pass]:
         """Processes that gather weights or gradients together must call the model equally often."""
@@ -192,26 +207,38 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         was_training = model.training
         model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        for one in self._evaluation_passes():
+        failed: list[int] = []
+        for records, one in self._evaluation_passes():
             learned = int((one["labels"] != IGNORED).sum())
             with self.compute_loss_context_manager():
                 loss = self._summed_loss(model, self._prepare_inputs(one))
+            failed += [] if torch.isfinite(loss) else records
             sums += torch.tensor([float(loss), learned], dtype=torch.float64, device=sums.device)
         sums = self.accelerator.reduce(sums)
         model.train(was_training)
         metrics = {"eval_loss": float(sums[0] / sums[1])}
+        if not math.isfinite(metrics["eval_loss"]):
+            when = (
+                f"after step {self.state.global_step}" if self.state.global_step else "before the first step"
+            )
+            told = f"{when} the evaluation loss is {metrics['eval_loss']}"
+            raise Diverged(self.state.global_step, told, failed, "eval")
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _evaluation_passes(self) -> Iterator[Pass]:
-        """This process's; equally many for each, so the last may be one from which nothing is counted."""
+    def _evaluation_passes(self) -> Iterator[tuple[list[int], Pass]]:
+        """This process's, with the numbers of their records.
+
+        Equally many for each, so the last may be one from which nothing is counted.
+        """
         collate, records = self._collator(), self.data.eval
         groups = collate.groups(records.lengths)
         for start in range(0, len(groups), self.args.world_size):
             index = start + self.args.process_index
-            one = collate.lay([records[place] for place in groups[min(index, len(groups) - 1)]])
-            yield one if index < len(groups) else nothing_learned(one)
+            group = groups[min(index, len(groups) - 1)]
+            one = collate.lay([records[place] for place in group])
+            yield (group, one) if index < len(groups) else ([], nothing_learned(one))
 
     # -- checkpoints -----------------------------------------------------------------------------------
 
@@ -234,28 +261,39 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
         self.callback_handler.on_train_begin(self.args, self.state, self.control)
         self.callback_handler.on_train_end(self.args, self.state, self.control)
-        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        self._load_from_checkpoint(best or str(checkpoint))
+        best = self._best if self.args.load_best_model_at_end else None
+        self._load_from_checkpoint(str(best or checkpoint))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """All processes write into one folder, which the first makes and seals."""
         step = self.state.global_step
         if step in self.checkpoints.steps():
             return
-        if self.state.best_global_step == step:
-            self.state.best_model_checkpoint = str(self._place(step))
         metrics = {
             "step": float(step),
             "processes": float(self.args.world_size),
             "finished": float(self.control.should_training_stop),
         }
+        if self.state.best_global_step is not None:
+            metrics["best"] = float(self.state.best_global_step)
+        self.state.best_model_checkpoint = str(self._best) if self._best else None
         save_together(self.checkpoints, step, self._write_checkpoint, metrics)
-        best = self.state.best_model_checkpoint
         if self.args.should_save:
-            self.checkpoints.prune(Path(best) if best else None)
+            self.checkpoints.prune()
 
-    def _place(self, step: int) -> Path:
-        return self.checkpoints.store.checkpoint(self.checkpoints.run_id, step)
+    @property
+    def _best(self) -> Path | None:
+        """By its step: the store may lie elsewhere than when the checkpoint was written."""
+        step = self.state.best_global_step
+        return None if step is None else self.checkpoints.place(step)
+
+    def _load_callback_state(self) -> None:
+        """What a callback had counted, such as evaluations without a lower loss."""
+        self.state.best_model_checkpoint = str(self._best) if self._best else None
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ExportableState):
+                saved: Any = self.state.stateful_callbacks.get(type(callback).__name__, {})
+                vars(callback).update(saved.get("attributes", {}))
 
     def _write_checkpoint(self, folder: Path) -> None:
         self.save_model(str(folder), _internal_call=True)
@@ -285,7 +323,7 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         if self.is_fsdp_enabled:
             super()._load_best_model()
         else:
-            self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+            self._load_from_checkpoint(str(self._best))
 
 
 def _learn_in_float32(model: Any) -> None:
