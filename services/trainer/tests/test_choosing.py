@@ -275,6 +275,16 @@ def test_files_for_evaluation_take_the_place_of_the_split(pool: Pool) -> None:
     assert (choice.eval, len(choice.train)) == ([0, 1, 2, 3], 20)
 
 
+def test_so_many_records_of_files_for_evaluation_are_taken(pool: Pool) -> None:
+    data = Data(pool, eval="y", eval_count=3).add(9, role="eval").add(20)
+    choice = data.choose()
+    assert (len(choice.eval), len(choice.train)) == (3, 20)
+    assert set(choice.eval) < set(range(9))
+    assert [counts.removed["not_sampled"] for counts in data.tally.sources] == [6, 0]
+    data.spec = DataSpec(train="x", eval="y", eval_count=30)
+    assert data.choose().eval == [*range(9)]
+
+
 def test_nothing_to_learn_from_is_refused(pool: Pool) -> None:
     with pytest.raises(BadInput, match="no record is left to learn from"):
         Data(pool).add(3).choose({0, 1, 2})

@@ -17,6 +17,7 @@ from hone_contract.store import Store
 from hone_trainer.base import BaseSource, import_base, is_folder, locate
 from hone_trainer.data.dataset import Counting, prepare
 from hone_trainer.data.tokeniser import Tokeniser
+from hone_trainer.fast_train import is_fast, shorten
 from hone_trainer.template_choice import chosen_template, own_template
 
 # Part of every run's id: raise it when the same spec would train something else.
@@ -95,6 +96,8 @@ def _prepare(
 ) -> tuple[RunSpec, Artifact, Callable[[], Tokeniser]]:
     spec = load_run_spec(spec_file)
     data, folder = _data(spec, spec_file, data_file)
+    if is_fast():
+        spec, data = shorten(spec, data, Reporter("trainer"))
     if strict:
         data = data.model_copy(update={"strict": True})
     source = _locate(spec, spec_file)

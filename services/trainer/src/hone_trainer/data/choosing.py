@@ -39,11 +39,7 @@ def choose(data: DataSpec, sources: list[Source], pool: Pool, left_out: set[int]
     if data.eval is None:
         evaluation = _set_aside(data, drawn, missing, pool)
     else:
-        evaluation = [
-            number for index, source in enumerate(sources) if source.role == "eval" for number in good[index]
-        ]
-        if not evaluation:
-            raise BadInput(f"no record of {data.eval} is left to judge by")
+        evaluation = _held(data, sources, good, tally, pool)
     aside = set(evaluation)
     times: Counter[int] = Counter()
     for index, numbers in drawn.items():
@@ -59,6 +55,20 @@ def choose(data: DataSpec, sources: list[Source], pool: Pool, left_out: set[int]
             f"{left} records are left to learn from, and data.min_records asks for {data.min_records}"
         )
     return Choice([number for number in sorted(times) for _ in range(times[number])], evaluation)
+
+
+def _held(
+    data: DataSpec, sources: list[Source], good: dict[int, list[int]], tally: Tally, pool: Pool
+) -> list[int]:
+    """The records of the `eval` files, or `data.eval_count` of them."""
+    index = next(index for index, source in enumerate(sources) if source.role == "eval")
+    every = good[index]
+    if not every:
+        raise BadInput(f"no record of {data.eval} is left to judge by")
+    count = len(every) if data.eval_count is None else data.eval_count
+    held = _draw(sources[index], every, count, data.seed)
+    _tell_left(index, every, held, tally, pool)
+    return held
 
 
 def _nothing_left(tally: Tally) -> BadInput:
