@@ -66,7 +66,7 @@ class TrainingSpec(Shape):
     the base's attention allows it, else batches are padded."""
     tokens_per_pass: Annotated[int, Field(ge=1)] | None = None
     """With packing, tokens that a forward pass holds at most; a longer record has one of its own. None:
-    1,024 on a CPU, `max_length` on a GPU."""
+    768 on a CPU, `max_length` on a GPU."""
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
     """Peak learning rate of AdamW."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
