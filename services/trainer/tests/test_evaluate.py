@@ -18,6 +18,7 @@ from trainer_sealed import RUN, merge, seal_drawn, sealed_run
 from trainer_tiny import conversation, line, questions, write_lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hone_contract.artifact import draft, seal
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.store import Store
 from hone_trainer.__main__ import main
@@ -267,3 +268,22 @@ def test_the_numbers_are_those_that_training_had(training: "Future[Run]") -> Non
     found = [told["models"][title]["eval_loss"] for title in ("base", "tuned")]
     expected = [metrics["eval_loss_before"], metrics["eval_loss_after"]]
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_template_that_the_run_chose_is_the_one_that_counts(
+    tmp_path: Path, llama_folder: Path, store: Store
+) -> None:
+    """It is sealed with the adapter; the base's own is another."""
+    run = sealed_run(tmp_path, llama_folder, RECORDS)
+    before = evaluate(tmp_path, "--no-generation")
+    (run.artifact.path / "manifest.json").unlink()
+    template = run.artifact.path / "chat_template.jinja"
+    template.write_text("Talk.\n" + template.read_text(encoding="utf-8"), encoding="utf-8")
+    moved = run.artifact.path.rename(store.adapter(RUN).with_name("moved"))
+    with draft(store.adapter(RUN), RUN) as partial:
+        for path in moved.iterdir():
+            path.rename(partial / path.name)
+        seal(partial, "adapter", RUN, lineage=run.artifact.manifest.lineage)
+    after = evaluate(tmp_path, "--no-generation")
+    assert after["learned_tokens"] == before["learned_tokens"]
+    assert after["tokens"] > before["tokens"]

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from hone_contract.artifact import Artifact
+from hone_contract.model_files import CHAT_TEMPLATE
 from hone_trainer.lookup import Found
 from hone_trainer.models import load_base, load_tuned
 
@@ -23,9 +24,15 @@ def quiet() -> None:
     transformers_logging.set_verbosity_error()
 
 
-def tokenizer_of(artifact: Artifact) -> PreTrainedTokenizerBase:
-    """The tokenizer with the chat template that was sealed with the model."""
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(artifact.path)
+def tokenizer_of(artifact: Artifact, base: Artifact) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, as training loads it, with the chat template that was sealed with the model.
+
+    An adapter has the same files but no `config.json`, by which transformers chooses a tokenizer's class.
+    """
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.path)
+    template = artifact.path / CHAT_TEMPLATE
+    if template.is_file():
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
     return tokenizer
 
 

@@ -67,7 +67,7 @@ def evaluate(
     record longer than in training, and for a loss that is no number.
     """
     quiet()
-    tokenizer = tokenizer_of(found.artifact)
+    tokenizer = tokenizer_of(found.artifact, found.base)
     sequences = [to_sequence(tokenizer, record, spec.training.max_length) for record in data.records]
     questions = [last_question(tokenizer, record) for record in data.records] if generation else []
     asked = [question for question in questions if question is not None]

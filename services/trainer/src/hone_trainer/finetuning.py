@@ -135,9 +135,9 @@ def load_model_and_tokenizer(config: FineTuningConfig) -> tuple[Any, Any]:
     if (folder / FILE_NAME).is_file():
         adapter = open_artifact(folder, "adapter", digests=True)
         base = _base_of(adapter, [Store(folder.parent / "store"), Store.from_environment()])
-        return load(adapter, base, dtype), tokenizer_of(adapter)
+        return load(adapter, base, dtype), tokenizer_of(adapter, base)
     base = import_base(locate(_location(config.model_name), None), Store(Path(config.output_dir) / "store"))
-    return load(base, base, dtype), tokenizer_of(base)
+    return load(base, base, dtype), tokenizer_of(base, base)
 
 
 def generate_text(

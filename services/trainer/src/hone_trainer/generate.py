@@ -33,7 +33,7 @@ def generate_file(
     With `compare` each line also has `answers`: the base's and the other's.
     """
     quiet()
-    tokenizer = tokenizer_of(found.artifact)
+    tokenizer = tokenizer_of(found.artifact, found.base)
     prompts = [prompt_of(tokenizer, record) for record in records]
 
     def ask(title: str, model: Any) -> list[str]:
@@ -65,7 +65,7 @@ def generate_here(
     With `show`, a title, the conversation and the answer that is expected come first.
     """
     quiet()
-    tokenizer = tokenizer_of(found.artifact)
+    tokenizer = tokenizer_of(found.artifact, found.base)
     prompt = prompt_of(tokenizer, record)
     titled = compare or show is not None
     if show is not None:
