@@ -89,13 +89,16 @@ def test_a_run_file_asks_in_the_form_of_the_instruction(name: str) -> None:
     assert data.columns == {"prompt": PROMPT, "completion": "{completion}"}
 
 
-def test_the_two_run_files_differ_in_the_model_and_its_layers_alone() -> None:
+def test_the_two_run_files_differ_in_the_model_and_how_it_is_loaded_alone() -> None:
     small, large = (load_run_spec(FASHION / name) for name in ("run.yaml", "run-mistral-7b.yaml"))
     assert small.name != large.name
     assert small.model.chat_template is None
+    assert large.model.name == "mistralai/Mistral-7B-v0.1"
     assert large.model.chat_template == "mistral-instruct"
     assert large.data == small.data
     assert large.training == small.training
+    assert (small.method, large.method) == ("lora", "qlora")
+    assert large.lora.target_modules == "projections"
     assert large.lora.model_copy(update={"target_modules": "all-linear"}) == small.lora
 
 

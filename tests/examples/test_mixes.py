@@ -359,14 +359,6 @@ def test_too_few_records_are_refused_unless_they_may_be_repeated(
 @pytest.mark.parametrize(("name", "total"), [("small", 2_000), ("large", 240_000)])
 def test_a_mix_says_what_the_guide_says(name: str, total: int) -> None:
     spec = load_run_spec(MIXES / f"{name}.yaml")
-    assert spec.model.name == "Qwen/Qwen2.5-7B-Instruct"
-    assert (spec.lora.r, spec.lora.alpha, spec.lora.dropout) == (16, 32, 0)
-    projections = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    assert spec.lora.target_modules == projections
-    training = spec.training
-    assert (training.epochs, training.batch_size, training.gradient_accumulation_steps) == (3, 2, 4)
-    assert (training.learning_rate, training.warmup_steps, training.max_length) == (2e-4, 5, 2048)
-    assert training.seed == 3407
     assert spec.data is not None
     assert (spec.data.total, spec.data.eval_fraction, spec.data.seed) == (total, 0.1, 42)
     assert sum(share or 0 for share in share_out(spec.data.sources, total)) == total
@@ -376,7 +368,7 @@ def test_a_mix_says_what_the_guide_says(name: str, total: int) -> None:
 
 def test_the_two_mixes_train_alike() -> None:
     small, large = (load_run_spec(MIXES / f"{name}.yaml") for name in ("small", "large"))
-    assert (small.lora, small.training) == (large.lora, large.training)
+    assert small.model_dump(exclude={"name", "data"}) == large.model_dump(exclude={"name", "data"})
     assert small.data is not None and large.data is not None
     assert (small.data.system, small.data.join) == (large.data.system, large.data.join)
 

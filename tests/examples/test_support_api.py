@@ -254,12 +254,13 @@ def test_the_small_run_is_of_the_demo_model() -> None:
 def test_the_large_run_has_the_settings_of_the_guide() -> None:
     spec = load_run_spec(FOLDER / "run-qwen2-7b.yaml")
     assert spec.model.name == "Qwen/Qwen2-7B-Instruct"
+    assert spec.method == "qlora"
     assert (spec.lora.r, spec.lora.alpha, spec.lora.dropout) == (64, 128, 0)
-    attention, feed_forward = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
-    assert spec.lora.target_modules == attention + feed_forward
+    assert spec.lora.target_modules == "projections"
     training = spec.training
     assert (training.epochs, training.batch_size, training.gradient_accumulation_steps) == (3, 2, 4)
     assert (training.warmup_steps, training.learning_rate, training.max_length) == (5, 2e-4, 2048)
+    assert (training.optimizer, training.gradient_checkpointing) == ("adamw_8bit", True)
 
 
 def _questions(record: Record) -> list[str]:
