@@ -137,8 +137,8 @@ def test_embeddings_and_an_untied_head_can_be_adapted(tmp_path: Path) -> None:
 # -- activations -----------------------------------------------------------------------------------
 
 
-def kept_a_layer(model: Any, tokens: int = 64) -> float:
-    """Numbers that autograd keeps of the second decoder layer, beside weights; in float32."""
+def kept_a_layer(model: Any, tokens: int = 64) -> int:
+    """Bytes that autograd keeps of the second decoder layer, beside weights."""
     own = {each.untyped_storage().data_ptr() for each in model.parameters()}
     layer = next(each for name, each in model.named_modules() if name.endswith("layers.1"))
     found: dict[int, torch.Tensor] = {}
@@ -159,7 +159,7 @@ def kept_a_layer(model: Any, tokens: int = 64) -> float:
         model(
             input_ids=ids, position_ids=positions, record_lengths=lengths, use_cache=False, logits_to_keep=1
         )
-    return sum(each.untyped_storage().nbytes() for each in found.values()) / 4
+    return sum(each.untyped_storage().nbytes() for each in found.values())
 
 
 @pytest.mark.parametrize(
@@ -194,12 +194,36 @@ def test_the_activations_are_those_that_autograd_keeps(
     if lora is not None:
         model = get_peft_model(model, lora_config(model, lora))
         speed_up(model)
-    assert kept_a_layer(model.train()) == expected
+    assert kept_a_layer(model.train()) == 4 * expected
+
+
+@pytest.mark.parametrize("lora", [LoraSpec(), None], ids=["lora", "full"])
+def test_the_activations_in_16_bits_are_those_that_autocast_keeps(
+    model: Any, shapes: Shapes, lora: LoraSpec | None
+) -> None:
+    """As on a GPU: the base in bfloat16 unless it is trained, what is trained in float32."""
+    trainable = everything(shapes) if lora is None else adapters(shapes, lora)
+    setting = Setting("full" if lora is None else "lora", on_gpu=True, number=2, tokens=64)
+    block = [each for each in shapes.linears if each.block == "1"]
+    expected = 2 * 64 * numbers_kept(block, trainable.adapted, shapes, setting)
+    if lora is not None:
+        model = get_peft_model(model.bfloat16(), lora_config(model, lora))
+    multiplied = [
+        each
+        for name, each in model.named_parameters()
+        if each.requires_grad and each.dim() == 2 and ".layers.1." in f".{name}"
+    ]
+    # A copy of each weight that is trained, in 16 bits, and what is left out, in 32 but for the angles.
+    expected += 2 * sum(each.numel() for each in multiplied)
+    expected += 64 * 4 * (_SIZES["num_attention_heads"] + 2)
+    expected += 64 * 2 * _SIZES["head_dim"] * (4 if lora is None else 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert kept_a_layer(model.train()) == expected
 
 
 def test_checkpointing_keeps_the_inputs_of_layers_and_one_layer() -> None:
     shapes = Shapes({**_of_a_layer(0), **_of_a_layer(1), "embed_tokens.weight": (100, 8)}, {})
-    setting = Setting("lora", on_gpu=False, number=4, tokens=10)
+    setting = Setting("lora", on_gpu=True, number=4, tokens=10)
     trainable = adapters(shapes, LoraSpec(r=2))
     block = [each for each in shapes.linears if each.block == "0"]
     one = numbers_kept(block, trainable.adapted, shapes, setting)
@@ -240,7 +264,7 @@ def planned(lengths: list[int], training: dict[str, Any], processes: int = 1) ->
 
 
 @pytest.mark.parametrize(
-    ("training", "processes", "steps"),
+    ("options", "processes", "steps"),
     [
         ({"epochs": 3, "batch_size": 4}, 1, 3 * 26),
         ({"epochs": 0.5, "batch_size": 4, "gradient_accumulation_steps": 2}, 1, 7),
@@ -249,9 +273,9 @@ def planned(lengths: list[int], training: dict[str, Any], processes: int = 1) ->
     ],
 )
 def test_the_steps_are_those_that_the_sampler_gives(
-    training: dict[str, Any], processes: int, steps: int
+    options: dict[str, Any], processes: int, steps: int
 ) -> None:
-    spec, work = planned([10] * 101, training, processes)
+    spec, work = planned([10] * 101, options, processes)
     size = work.records_a_step * processes
     an_epoch = len(Steps(101, size, spec.training.seed, rank=0, world=processes))
     assert work.steps == steps
@@ -260,7 +284,7 @@ def test_the_steps_are_those_that_the_sampler_gives(
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(
-    "training",
+    "options",
     [
         {"batch_size": 4, "tokens_per_pass": 1024},
         {"batch_size": 8, "tokens_per_pass": 4096},
@@ -270,11 +294,11 @@ def test_the_steps_are_those_that_the_sampler_gives(
     ],
     ids=str,
 )
-def test_the_largest_pass_is_foreseen(training: dict[str, Any], seed: int) -> None:
+def test_the_largest_pass_is_foreseen(options: dict[str, Any], seed: int) -> None:
     """Within a tenth of the largest that a run of three epochs then has."""
     draw = random.Random(seed)
     lengths = [round(min(1000, max(16, draw.lognormvariate(4.8, 0.7)))) for _ in range(400)]
-    spec, work = planned(lengths, {"epochs": 3, **training})
+    spec, work = planned(lengths, {"epochs": 3, **options})
     assert largest(lengths, spec, work) == pytest.approx(work.largest_pass(spec.training, False), rel=0.1)
 
 

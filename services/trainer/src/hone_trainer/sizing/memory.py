@@ -1,7 +1,7 @@
 """What a training holds in memory, part by part, from the sizes of its base.
 
-Nothing here is fitted to whole runs: each part is counted, and only what a process holds besides its model is
-a measured constant.
+Each part is counted. Two numbers are measured: what a process holds besides its model, and how much of a CPU's
+heap lies between the parts.
 """
 
 from collections.abc import Mapping
@@ -25,10 +25,14 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # The loss is computed on as many tokens at a time as have this many bytes of logits.
 _LOGITS = 64 * 2**20
 
-# What a process holds before it has a model: on a CPU, Python with its libraries; on a GPU, the CUDA context
-# and the workspaces of its libraries.
-_PROCESS_CPU = 650_000_000
+# What a process holds before it has a model, measured: on a CPU, Python with its libraries; on a GPU, the CUDA
+# context and the workspaces of its libraries.
+_PROCESS_CPU = 600_000_000
 _PROCESS_GPU = 900_000_000
+
+# A CPU's heap comes to be full of holes between what waits for the backward pass; measured over runs of
+# records of many lengths: holes of 0.4 to 0.9 of that.
+_HOLES = 0.6
 
 # Weights that are trained, their gradients and each of AdamW's two averages are float32.
 _FLOAT32 = 4
@@ -54,8 +58,13 @@ class Setting:
 
     @property
     def copies_inputs(self) -> bool:
-        """Whether each adapter keeps an input of its own: a dropped one, or one cast to its number format."""
-        return self.dropout or (self.method != "full" and self.number < _FLOAT32)
+        """Whether each layer keeps an input of its own: a dropped one, or one made 16 bits wide for it."""
+        return self.dropout or self.mixed
+
+    @property
+    def mixed(self) -> bool:
+        """Whether the forward pass is in 16 bits, and what is trained and norms in 32 (autocast)."""
+        return self.number < _FLOAT32
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,14 @@ def memory(shapes: Shapes, trainable: Trainable, setting: Setting) -> Memory:
 
 
 def _weights(shapes: Shapes, trainable: Trainable, setting: Setting) -> int:
+    """Those that are trained are in float32; autocast makes a copy for each pass of those that multiply."""
     linears = sum(each.size for each in shapes.linears)
+    multiplied = linears if setting.method == "full" else trainable.count
+    trained = _FLOAT32 * trainable.count + (setting.number * multiplied if setting.mixed else 0)
     if setting.method == "full":
-        # In float32, from which automatic mixed precision makes a copy for each pass.
-        return _FLOAT32 * trainable.count + (setting.number < _FLOAT32) * setting.number * linears
+        return trained
     quantised = linears if setting.method == "qlora" else 0
-    rest = setting.number * (shapes.parameters - quantised)
-    return round(_NF4 * quantised) + rest + _FLOAT32 * trainable.count
+    return trained + round(_NF4 * quantised) + setting.number * (shapes.parameters - quantised)
 
 
 def _loss(shapes: Shapes, setting: Setting) -> int:
@@ -118,7 +128,7 @@ def _activations(shapes: Shapes, trainable: Trainable, setting: Setting) -> floa
     """Bytes that wait for the backward pass, and three times what the widest layer gives, on its way.
 
     With checkpointing the input of every decoder layer waits, and all that one layer keeps. Weights in 4 bits
-    are made numbers again one layer at a time.
+    are made numbers again one layer at a time. On a CPU the holes of the heap count here.
     """
     blocks: dict[str, list[Linear]] = {}
     for each in shapes.linears:
@@ -133,7 +143,7 @@ def _activations(shapes: Shapes, trainable: Trainable, setting: Setting) -> floa
     passing = 3 * max(each.outputs for each in shapes.linears) * setting.tokens
     if setting.method == "qlora":
         passing += max(each.size for each in shapes.linears)
-    return setting.number * (held + passing)
+    return setting.number * (held + passing) * (1 if setting.on_gpu else 1 + _HOLES)
 
 
 def numbers_kept(block: list[Linear], adapted: Mapping[str, int], shapes: Shapes, setting: Setting) -> float:
@@ -149,8 +159,8 @@ def numbers_kept(block: list[Linear], adapted: Mapping[str, int], shapes: Shapes
       side, that product. Layers with the same input keep it once, unless each makes a copy; dropout keeps a
       mask besides;
     - of each adapter, what A makes, which has its rank; with DoRA, what base and adapter give by themselves;
-    - what the norms have normalised, when they are trained as well; what they are given, once more, when
-      they compute in a wider number format than the rest.
+    - what the norms have normalised, when they are trained as well. Where the rest is in 16 bits they are
+      not: what they are given and have normalised counts twice.
 
     Attention keeps besides one number a head and no scores, and a norm one number; they are left out.
     """
@@ -163,7 +173,8 @@ def numbers_kept(block: list[Linear], adapted: Mapping[str, int], shapes: Shapes
     trained = [each for each in block if each.name in adapted]
     taken = {_input(each, setting): seen(each) * each.inputs for each in trained}
     made = sum(adapted[each.name] + (2 * each.outputs if setting.dora else 0) for each in trained)
-    norms = (setting.method == "full") + (setting.number < _FLOAT32)
+    wide = _FLOAT32 // setting.number
+    norms = wide - 1 + (wide if setting.method == "full" else 0)
     return given + sum(taken.values()) * (2 if setting.dropout else 1) + made + 2 * norms * shapes.hidden
 
 
