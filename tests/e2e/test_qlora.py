@@ -1,0 +1,70 @@
+"""A base in 4 bits, trained for real on the CPU; what comes of it is fused and served as any other."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from chain import ROOT, Demo, hone_server, without_settings
+
+from hone_contract.artifact import Artifact, open_artifact
+from hone_contract.store import Store
+
+pytestmark = pytest.mark.chain
+
+BASE = "demo:smollm2-135m-instruct"
+DATA = ROOT / "examples" / "hone-faq"
+SPEC = f"""\
+name: in-four-bits
+model: {{name: {BASE}}}
+method: qlora
+data: {{train: {DATA / "train.jsonl"}, eval_count: 8}}
+training: {{max_steps: 8, batch_size: 8, learning_rate: 1e-3, optimizer: adamw_8bit}}
+"""
+
+
+@pytest.fixture(scope="module")
+def store(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """One with the demo's base."""
+    store = Store(tmp_path_factory.mktemp("qlora") / "store")
+    store.base(BASE).parent.mkdir(parents=True)
+    shutil.copytree(demo.store.base(BASE), store.base(BASE), copy_function=os.link)
+    return store
+
+
+@pytest.fixture(scope="module")
+def adapter(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    spec = tmp_path_factory.mktemp("spec") / "run.yaml"
+    spec.write_text(SPEC, encoding="utf-8")
+    return open_artifact(store.adapter(_command("hone_trainer", store, "train", str(spec))), "adapter")
+
+
+def test_it_learns(adapter: Artifact) -> None:
+    metrics = adapter.manifest.metrics
+    assert metrics["eval_loss_after"] < 0.8 * metrics["eval_loss_before"]
+    assert adapter.manifest.tools["bitsandbytes"]
+
+
+def test_it_is_fused_and_served_as_what_was_trained(adapter: Artifact, store: Store, tmp_path: Path) -> None:
+    model = _command("hone_merger", store, "merge", adapter.manifest.id)
+    config = json.loads((store.root / "models" / model / "config.json").read_text(encoding="utf-8"))
+    assert "quantization_config" not in config
+    with hone_server(store.root, tmp_path / "log", "--model", "in-four-bits") as server:
+        ready = server.wait_until_ready()
+        assert ready["gate"]["passed"] is True  # type: ignore[index]
+        answer = httpx.post(
+            f"{server.url}/v1/chat/completions",
+            json={"model": "in-four-bits", "messages": [{"role": "user", "content": "What is Hone?"}]},
+            timeout=60,
+        )
+    assert answer.json()["choices"][0]["message"]["content"]
+
+
+def _command(module: str, store: Store, *arguments: str) -> str:
+    command = [sys.executable, "-m", module, "--store", str(store.root), *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=without_settings())
+    return done.stdout.splitlines()[-1]
