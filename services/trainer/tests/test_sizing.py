@@ -55,17 +55,23 @@ def make(name: str) -> Any:
     return kind(config(**_SIZES, **more, attn_implementation=attention.NAME))
 
 
-@pytest.fixture(params=_BASES)
-def model(request: pytest.FixtureRequest) -> Any:
-    return make(request.param)
+@pytest.fixture(scope="module", params=_BASES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture
-def shapes(model: Any, tmp_path: Path) -> Shapes:
+def model(name: str) -> Any:
+    return make(name)
+
+
+@pytest.fixture(scope="module")
+def shapes(name: str, tmp_path_factory: pytest.TempPathFactory) -> Shapes:
     """As read from its files, of which there are several."""
-    model.save_pretrained(tmp_path, max_shard_size="60KB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 1
-    return read_shapes(tmp_path)
+    folder = tmp_path_factory.mktemp(name)
+    make(name).save_pretrained(folder, max_shard_size="60KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return read_shapes(folder)
 
 
 # -- shapes ----------------------------------------------------------------------------------------

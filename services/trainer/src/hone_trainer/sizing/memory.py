@@ -1,7 +1,7 @@
 """What a training holds in memory, part by part, from the sizes of its base.
 
-Each part is counted. Two numbers are measured: what a process holds besides its model, and how much of a CPU's
-heap lies between the parts.
+Each part is counted. Two numbers are measured: what a process holds besides its model, and how much of a
+CPU's heap lies between the parts.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 # The loss is computed on as many tokens at a time as have this many bytes of logits.
 _LOGITS = 64 * 2**20
 
-# What a process holds before it has a model, measured: on a CPU, Python with its libraries; on a GPU, the CUDA
-# context and the workspaces of its libraries.
+# What a process holds before it has a model: on a CPU, Python with its libraries, as measured; on a GPU, the
+# CUDA context and the workspaces of its libraries.
 _PROCESS_CPU = 600_000_000
 _PROCESS_GPU = 900_000_000
 
