@@ -110,6 +110,20 @@ def test_a_header_that_cannot_be_read_is_bad_input(tmp_path: Path, content: byte
         read_shapes(tmp_path)
 
 
+def test_an_index_that_names_no_weights_is_bad_input(tmp_path: Path) -> None:
+    make("llama").save_pretrained(tmp_path, max_shard_size="60KB")
+    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(BadInput, match="names no weights"):
+        read_shapes(tmp_path)
+
+
+def test_a_base_of_no_known_form_is_counted_as_far_as_it_can_be() -> None:
+    """Nobody is refused a training because it could not be estimated."""
+    shapes = Shapes({"wave.kernel": (4, 3, 2)}, {})
+    found = memory(shapes, everything(shapes), Setting("full", on_gpu=False, number=4, tokens=10))
+    assert (found.weights, found.activations) == (4 * 24, 0)
+
+
 # -- what is trained -------------------------------------------------------------------------------
 
 

@@ -150,7 +150,7 @@ class _Sizes:
         if spec.training.packing is False:
             changes.append({"batch_size": 1})
         changes += [{"tokens_per_pass": max(self.work.longest, now.tokens // part)} for part in (2, 4)]
-        if spec.method == "full":
+        if not now.eight_bit:
             changes.append({"optimizer": "adamw_8bit"})
         for change in changes:
             [(name, value)] = change.items()

@@ -139,10 +139,10 @@ def _activations(shapes: Shapes, trainable: Trainable, setting: Setting) -> floa
         for block in blocks.values()
     ]
     inputs = len(blocks) * shapes.hidden * setting.tokens
-    held = inputs + max(kept) if setting.checkpointing else sum(kept)
-    passing = 3 * max(each.outputs for each in shapes.linears) * setting.tokens
+    held = inputs + max(kept, default=0) if setting.checkpointing else sum(kept)
+    passing = 3 * max((each.outputs for each in shapes.linears), default=0) * setting.tokens
     if setting.method == "qlora":
-        passing += max(each.size for each in shapes.linears)
+        passing += max((each.size for each in shapes.linears), default=0)
     return setting.number * (held + passing) * (1 if setting.on_gpu else 1 + _HOLES)
 
 

@@ -83,7 +83,8 @@ class Shapes:
 
     @cached_property
     def _table(self) -> Linear:
-        return max((each for each in self.matrices if not each.block), key=lambda each: each.size)
+        outside = (each for each in self.matrices if not each.block)
+        return max(outside, key=lambda each: each.size, default=Linear("", 0, 0))
 
     @property
     def routed(self) -> float:
@@ -102,10 +103,7 @@ def read_shapes(folder: Path) -> Shapes:
         weights |= {name: tuple(entry["shape"]) for name, entry in _header(path).items()}
     if config.get("tie_word_embeddings"):
         weights = {name: shape for name, shape in weights.items() if name.split(".")[-2:-1] != ["lm_head"]}
-    shapes = Shapes(weights, config)
-    if not shapes.linears or all(each.block for each in shapes.matrices):
-        raise BadInput(f"{folder} holds no language model: its weights name no layers and no embedding")
-    return shapes
+    return Shapes(weights, config)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -113,8 +111,11 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if (folder / _INDEX).is_file():
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
-        return [folder / name for name in sorted(set(index["weight_map"].values()))]
+        try:
+            names = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        except (ValueError, KeyError) as error:
+            raise BadInput(f"{folder / _INDEX} names no weights; import the base again") from error
+        return [folder / name for name in sorted(set(names))]
     return sorted(folder.glob("*.safetensors"))
 
 
