@@ -14,10 +14,10 @@ _NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _WORDS = (
     "No space left",
     "File too large",
-    "os error 28",
-    "os error 27",
+    # torch.save, which tells no reason.
     "PytorchStreamWriter",
     "unexpected pos",
+    "iostream error",
 )
 
 
@@ -32,7 +32,8 @@ def disk_full(what: str, folder: Path, newest: int | None, error: Exception) -> 
     """`what` could not be done in `folder`; `newest` is the step that the run can go on from."""
     free = shutil.disk_usage(folder).free / 1e6
     before = "there is no checkpoint yet" if newest is None else f"the newest checkpoint is step-{newest}"
+    why = error.strerror if isinstance(error, OSError) else "a file was not written to its end"
     return RetryableFailure(
-        f"{what}, {free:.1f} MB are free in {folder}: {str(error).splitlines()[0]}; make room and run the "
-        f"same command again; {before}"
+        f"{what}, {free:.1f} MB are free in {folder}: {why}; make room and run the same command again; "
+        f"{before}"
     )

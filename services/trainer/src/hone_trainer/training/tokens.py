@@ -1,7 +1,9 @@
 """A dataset as the model sees it. It is made once for a dataset and a tokenizer, and kept in the store."""
 
 import os
+import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -99,9 +101,16 @@ def _write(file: Path, made: Tokenised) -> None:
         for name in ("ids", "learned", "ends")
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    for left in file.parent.glob(f".{file.name}.*"):
+        left.unlink(missing_ok=True)
+    # Not the process id: two containers that share the store may both be process 1.
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(6)}")
     save_file(tensors, temporary)
-    temporary.replace(file)
+    # Another process that took this one for left by a killed process is writing the same.
+    with suppress(FileNotFoundError):
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(file)
 
 
 def _tokenise(plan: Plan, side: str, reporter: Reporter) -> TokenisedRecords:

@@ -1,0 +1,190 @@
+"""A run that is killed and stopped ends with the very bytes of one that was left alone."""
+
+import shutil
+import signal
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+
+import pytest
+from trainer_survival import Run, blows, is_same, make_run, planned, probing, set_variable, stepping, survive
+
+# Dropout and noise, so that the state of every random generator shows in the result.
+SPECS = {
+    "adamw": """\
+lora: {r: 4, dropout: 0.1}
+training: {epochs: 6, learning_rate: 1e-2, scheduler: cosine, warmup_steps: 3, neftune_noise_alpha: 5}
+checkpoints: {save_steps: 2}
+""",
+    # Of a rank at which bitsandbytes keeps the averages in 8 bits; stops early, at step 21, best at 12.
+    "best": """\
+lora: {r: 128, dropout: 0.1}
+training: {epochs: 12, learning_rate: 0.1, optimizer: adamw_8bit, neftune_noise_alpha: 5,
+           eval_steps: 3, early_stopping_patience: 3}
+checkpoints: {save_steps: 2}
+""",
+    "full": """\
+method: full
+training: {epochs: 6, learning_rate: 1e-3, neftune_noise_alpha: 5}
+checkpoints: {save_steps: 2, keep: 1}
+""",
+    "qlora": """\
+method: qlora
+lora: {r: 128, dropout: 0.1, use_dora: true}
+training: {epochs: 6, learning_rate: 1e-2, optimizer: adamw_8bit, neftune_noise_alpha: 5}
+checkpoints: {save_steps: 2}
+""",
+}
+STEPS = {"adamw": 36, "best": 21, "full": 36, "qlora": 36}
+
+Undisturbed = Callable[[str], Run]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """A run of a spec that is left alone."""
+
+    @cache
+    def run(name: str) -> Run:
+        made = make_run(tmp_path_factory.mktemp("undisturbed") / name, llama_folder, SPECS[name])
+        made.end(real=name == "adamw")
+        assert made.metrics()[-1].step == STEPS[name]
+        return made
+
+    return run
+
+
+@pytest.fixture
+def new_run(llama_folder: Path, tmp_path: Path) -> Undisturbed:
+    return lambda name: make_run(tmp_path / name, llama_folder, SPECS[name])
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("name", ["adamw", "best"])
+def test_a_run_that_is_struck_ends_as_one_that_is_not(
+    name: str, undisturbed: Undisturbed, new_run: Undisturbed
+) -> None:
+    run = new_run(name)
+    survive(run, blows(7, 3, 2, STEPS[name]))
+    is_same(run, undisturbed(name))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", ["adamw", "best", "full", "qlora"])
+def test_twenty_kills_and_five_stops(name: str, undisturbed: Undisturbed, new_run: Undisturbed) -> None:
+    run = new_run(name)
+    survive(run, blows(11, 20, 5, STEPS[name]), real=name == "adamw")
+    is_same(run, undisturbed(name))
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_libraries_are_imported(new_run: Undisturbed, number: signal.Signals) -> None:
+    run = new_run("adamw")
+    attempt = run.start(real=True)
+    assert attempt.reaches(planned(1))
+    assert attempt.strike(number) == 75
+    assert attempt.told().endswith(
+        f"error: stopped by {number.name}; the same command goes on from the newest checkpoint\n"
+    )
+    assert not run.diary.exists()
+
+
+@pytest.mark.chain
+def test_a_finished_run_that_is_not_sealed_is_not_trained_again(
+    undisturbed: Undisturbed, new_run: Undisturbed
+) -> None:
+    """Also after early stopping, which Trainer forgets."""
+    run = new_run("best")
+    attempt = run.start()
+    assert attempt.reaches(probing(0))
+    assert attempt.strike(signal.SIGKILL) == -signal.SIGKILL
+    lines = run.metrics()
+    told = run.end()
+    assert '"event":"probing"' in told and '"event":"checkpoint_saved"' not in told
+    assert run.metrics() == lines
+    is_same(run, undisturbed("best"))
+
+
+@pytest.mark.chain
+def test_a_second_signal_does_not_wait_for_the_step(new_run: Undisturbed) -> None:
+    run = new_run("adamw")
+    attempt = run.start()
+    assert attempt.reaches(stepping(3, 0))
+    attempt.process.terminate()
+    assert attempt.strike(signal.SIGTERM) == 75
+    run.check_whole()
+    assert run.status().state == "stopped"
+
+
+# -- checkpoints that were harmed between two attempts ----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stopped(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of `best` that was stopped a little after its best checkpoint; not to be changed."""
+    run = make_run(tmp_path_factory.mktemp("stopped") / "run", llama_folder, SPECS["best"])
+    attempt = run.start()
+    assert attempt.reaches(stepping(14, 0))
+    assert attempt.strike(signal.SIGTERM) == 75
+    return run
+
+
+@pytest.fixture
+def copy(stopped: Run, tmp_path: Path) -> Run:
+    """Of it, with its store elsewhere."""
+    shutil.copytree(stopped.folder, tmp_path / "copy")
+    return Run(tmp_path / "copy", stopped.id)
+
+
+def flip_a_bit(folder: Path) -> None:
+    file = folder / "optimizer.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def cut_short(folder: Path) -> None:
+    file = folder / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def lose_the_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, lose_the_manifest])
+def test_a_damaged_checkpoint_is_left_out(
+    copy: Run, damage: Callable[[Path], None], undisturbed: Undisturbed
+) -> None:
+    newest, before, *_ = copy.checkpoints()
+    damage(copy.checkpoint(newest))
+    half = copy.checkpoint(newest + 1).with_name(f"step-{newest + 1}.partial-0123456789ab")
+    shutil.copytree(copy.checkpoint(before), half)
+    copy.end()
+    assert [event.data["step"] for event in copy.events("checkpoint_skipped")] == [newest]
+    assert copy.events("resumed")[-1].data["step"] == before
+    is_same(copy, undisturbed("best"))
+
+
+@pytest.mark.chain
+def test_without_its_best_checkpoint_a_run_begins_anew_and_says_so(
+    copy: Run, undisturbed: Undisturbed
+) -> None:
+    flip_a_bit(copy.checkpoint(12))
+    steps = copy.checkpoints()
+    copy.end()
+    assert [event.data["step"] for event in copy.events("checkpoint_skipped")] == steps
+    assert not copy.events("resumed")
+    is_same(copy, undisturbed("best"))
+
+
+@pytest.mark.chain
+def test_a_run_of_one_process_is_not_gone_on_with_by_two(copy: Run) -> None:
+    before = copy.checkpoints()
+    attempt = copy.start(before=partial(set_variable, "WORLD_SIZE", "2"))
+    assert attempt.wait() == 78
+    told = attempt.told().splitlines()[-1]
+    assert told.startswith(f"error: run {copy.id} was begun on 1 process; on 2 processes its random numbers")
+    assert copy.checkpoints() == before
