@@ -197,13 +197,18 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
     from hone_trainer.plan import make_plan
     from hone_trainer.run_files import tell_succeeded
     from hone_trainer.trackers import check_trackers
+    from hone_trainer.unsloth_backend import import_unsloth
 
     if options.run_id_file is not None:
         # Whoever waits for the file must not take another run's id from it.
         options.run_id_file.unlink(missing_ok=True)
     address = metrics_address(options.metrics_port, options.metrics_host)
     # Before the data is prepared and the base fetched, which may take long.
-    check_trackers(load_run_spec(options.spec).training.report_to)
+    spec = load_run_spec(options.spec)
+    check_trackers(spec.training.report_to)
+    if spec.backend == "unsloth":
+        # Before the transformers with which the plan counts tokens.
+        import_unsloth(spec)
     plan = make_plan(options.spec, options.data, store)
     if plan.target(store).exists():
         open_artifact(plan.target(store), plan.kind)

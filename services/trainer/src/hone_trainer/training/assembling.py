@@ -11,6 +11,7 @@ from trl import SFTConfig
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.run_spec import RunSpec
+from hone_trainer import unsloth_backend
 from hone_trainer.chat_templates import load_tokenizer
 from hone_trainer.models import load_base, pick_dtype
 from hone_trainer.plan import Plan
@@ -66,6 +67,8 @@ def _model(spec: RunSpec, plan: Plan, reporter: Reporter) -> tuple[Any, bool]:
 
     Raises BadConfiguration when they cannot and the spec wants it.
     """
+    if spec.backend == "unsloth":
+        return unsloth_backend.load_base(plan.base.path, spec, _stored_in_training(spec)), False
     if spec.training.packing is not False:
         model = _load(spec, plan, _row_attention(spec))
         if model is not None and attention.keeps_records_apart(model):
@@ -110,7 +113,12 @@ def _trainable(spec: RunSpec, plan: Plan, model: Any) -> Any:
         return model.train()
     # The seed of the adapter's weights; Trainer sets it again for the order of everything else.
     torch.manual_seed(spec.training.seed)
-    adapted = get_peft_model(model, lora_config(model, spec.lora))
+    lora = lora_config(model, spec.lora)
+    adapted = (
+        unsloth_backend.add_adapter(model, spec, lora)
+        if spec.backend == "unsloth"
+        else get_peft_model(model, lora)
+    )
     for config in adapted.peft_config.values():
         # A path of this machine would mean nothing where the adapter is used.
         config.base_model_name_or_path = plan.base_name
@@ -146,7 +154,8 @@ def _arguments(spec: RunSpec, checkpoints: Checkpoints, *, evaluates: bool, **tr
         # Records that are too long were refused; none is ever cut.
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
-        gradient_checkpointing=checkpointing,
+        # Unsloth's own is on from when it loaded the model.
+        gradient_checkpointing=checkpointing and spec.backend == "transformers",
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if evaluates else "no",
