@@ -58,5 +58,5 @@ def refusal(outcome: Outcome, code: int) -> str:
 def _environment() -> dict[str, str]:
     # One thread: a tiny model gains nothing from two, and a busy machine makes them wait for each other.
     ours = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HONE_", "HF_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HONE_", "HF_", "FAST_"))}
     return kept | ours
