@@ -55,10 +55,9 @@ def _is_named(layer: str, names: Iterable[str]) -> bool:
 
 
 def _is_saved(weight: str, lora: LoraSpec) -> bool:
-    """PEFT takes every module whose name ends so: `norm` is `input_layernorm` too."""
+    """A module that is named, or any module within it."""
     parts = weight.split(".")
-    modules = [".".join(parts[:end]) for end in range(1, len(parts))]
-    return any(module.endswith(name) for module in modules for name in lora.modules_to_save)
+    return any(_is_named(".".join(parts[:end]), lora.modules_to_save) for end in range(1, len(parts)))
 
 
 def _rank(layer: str, lora: LoraSpec) -> int:

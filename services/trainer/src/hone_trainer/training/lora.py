@@ -37,7 +37,8 @@ def lora_config(model: Any, lora: LoraSpec) -> LoraConfig:
         use_dora=lora.use_dora,
         rank_pattern=lora.rank_pattern,
         alpha_pattern=lora.alpha_pattern,
-        modules_to_save=lora.modules_to_save or None,
+        # In full: PEFT goes by how names end, and `norm` would be `input_layernorm` too.
+        modules_to_save=[each for each in every if any(_ends(each, n) for n in lora.modules_to_save)] or None,
         task_type="CAUSAL_LM",
     )
 
