@@ -200,6 +200,20 @@ def test_a_wrong_value_is_told_with_what_was_found(tmp_path: Path, text: str, to
     assert told in _mistake(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("rest", "told"),
+    [
+        ("method: qlora\n", "full: weights in 4 bits cannot be split; use method: lora"),
+        ("backend: unsloth\n", "full: backend: unsloth trains on one GPU"),
+        ("  optimizer: adamw_8bit\n", "full: an optimizer in 8 bits cannot be split; use adamw"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_told(tmp_path: Path, rest: str, told: str) -> None:
+    text = f"{SHORTEST}training:\n  sharding: full\n"
+    assert _load(tmp_path, text).training.sharding == "full"
+    assert f"training.sharding: {told}" in _mistake(tmp_path, text + rest)
+
+
 def test_all_mistakes_are_told_at_once_each_on_its_line(tmp_path: Path) -> None:
     mistake = _mistake(tmp_path, "model: {name: tiny}\nnmae: x\nlora:\n  r: 0\n  x: 1\n")
     assert re.findall(r"run\.yaml:(\d+): ([\w.]+):", mistake) == [

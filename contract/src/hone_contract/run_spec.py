@@ -88,6 +88,10 @@ class TrainingSpec(Shape):
     float32."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Whether activations are computed again in the backward pass instead of kept. auto: on a GPU."""
+    sharding: Literal["none", "full"] = "none"
+    """What several processes share out. none: each has the whole model, and only gradients are averaged
+    (DDP). full: weights, gradients and optimizer are split among them (FSDP2), for what does not fit on one
+    GPU; a single process keeps them whole."""
     eval_steps: Annotated[int, Field(ge=1)] | None = None
     """Optimiser steps between evaluations. None: after each epoch."""
     load_best_model_at_end: bool = False
@@ -135,6 +139,8 @@ class RunSpec(Shape):
     def _is_consistent(self) -> "RunSpec":
         if self.method == "full" and self.lora != LoraSpec():
             raise ValueError("method: full trains every weight, so leave lora out")
+        if self.training.sharding == "full":
+            self._check_sharding()
         if self.method == "full" and self.backend == "unsloth":
             raise ValueError("backend: unsloth is for method: lora and qlora")
         if self.wants_best and self.data is not None and self.data.eval is None:
@@ -144,6 +150,15 @@ class RunSpec(Shape):
                     "data.eval_fraction is 0"
                 )
         return self
+
+    def _check_sharding(self) -> None:
+        for wrong, why in (
+            (self.method == "qlora", "weights in 4 bits cannot be split; use method: lora"),
+            (self.training.optimizer == "adamw_8bit", "an optimizer in 8 bits cannot be split; use adamw"),
+            (self.backend == "unsloth", "backend: unsloth trains on one GPU; leave one of the two out"),
+        ):
+            if wrong:
+                raise ValueError(f"training.sharding: full: {why}")
 
     @property
     def wants_best(self) -> bool:
