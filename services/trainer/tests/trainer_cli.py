@@ -22,12 +22,12 @@ class Outcome:
     """Top-level names of every module that it imported."""
 
 
-def run_trainer(folder: Path, *arguments: str | Path, **environment: str) -> Outcome:
+def run_trainer(folder: Path, *arguments: str | Path, **variables: str) -> Outcome:
     """Run `hone-trainer` in `folder`, where its store is then `store`; offline unless told otherwise."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "hone_trainer", *map(str, arguments)],
         cwd=folder,
-        env=_environment() | environment,
+        env=environment() | variables,
         capture_output=True,
         text=True,
         timeout=_SECONDS,
@@ -55,8 +55,10 @@ def refusal(outcome: Outcome, code: int) -> str:
     return outcome.err
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     # One thread: a tiny model gains nothing from two, and a busy machine makes them wait for each other.
     ours = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HONE_", "HF_", "FAST_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("HONE_", "HF_", "FAST_"))
+    }
     return kept | ours

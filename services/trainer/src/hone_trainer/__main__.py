@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hone_contract.artifact import open_artifact, write_atomically
 from hone_contract.edge import Parser, run
@@ -13,6 +14,9 @@ from hone_contract.events import Reporter
 from hone_contract.model_files import CHAT_TEMPLATE, sha256_of
 from hone_contract.store import Store
 from hone_trainer.sampling import Sampling, add_sampling, sampling_of
+
+if TYPE_CHECKING:
+    from hone_trainer.plan import Plan
 
 _SEE_GENERATE = ". See: hone-trainer generate --help"
 
@@ -74,6 +78,12 @@ def _parser() -> Parser:
         "--metrics-host",
         metavar="HOST",
         help="address to serve it at (default: $HONE_METRICS_HOST or 127.0.0.1)",
+    )
+    command.add_argument(
+        "--processes",
+        type=_count,
+        metavar="N",
+        help="how many train together here (default: one for each GPU, or one)",
     )
     command.set_defaults(act=_train)
 
@@ -182,18 +192,54 @@ def _plan(options: argparse.Namespace, store: Store) -> None:
 
 
 def _train(options: argparse.Namespace, store: Store) -> None:
-    from hone_trainer.training.stopping import stopping
+    from hone_trainer.launch import rank
+    from hone_trainer.training.stopping import Stopped, stopping
 
-    # From here on, and not only while it trains: whatever was asked to stop may be begun again.
-    with stopping():
-        _train_run(options, store)
+    try:
+        # From here on, and not only while it trains: whatever was asked to stop may be begun again.
+        with stopping():
+            _train_run(options, store)
+    except Stopped as error:
+        if rank() == 0:
+            raise
+        # Of several processes the first one tells it.
+        sys.exit(error.exit_code)
 
 
 def _train_run(options: argparse.Namespace, store: Store) -> None:
     # TRL tells its makers of every run; whoever wants that sets the variable to 0.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from hone_trainer.exporter import metrics_address
+    from hone_trainer.launch import end_with_launcher, is_launched, launch, rank, same_command, world
+
+    end_with_launcher()
+    if world() > 1:
+        from hone_trainer.training.ranks import first_does, join
+
+        join()
+        plan, is_new = first_does(lambda: _plan_run(options, store))
+    else:
+        plan, is_new = _plan_run(options, store)
+        if is_new and not is_launched() and (count := _processes(options, plan)) > 1:
+            sys.exit(launch(same_command(), count))
+    if is_new:
+        from hone_trainer.train import take_part, train
+
+        if rank() > 0:
+            take_part(plan, store)
+        else:
+            train(plan, store, metrics_address(options.metrics_port, options.metrics_host))
+    if rank() == 0:
+        if options.run_id_file is not None:
+            write_atomically(options.run_id_file, plan.run_id + "\n")
+        print(plan.run_id)
+
+
+def _plan_run(options: argparse.Namespace, store: Store) -> tuple["Plan", bool]:
+    """The run, and whether it is still to be trained."""
     from hone_contract.spec_file import load_run_spec
     from hone_trainer.exporter import metrics_address
+    from hone_trainer.launch import check_alone, reporter
     from hone_trainer.plan import make_plan
     from hone_trainer.run_files import tell_succeeded
     from hone_trainer.trackers import check_trackers
@@ -202,29 +248,35 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
     if options.run_id_file is not None:
         # Whoever waits for the file must not take another run's id from it.
         options.run_id_file.unlink(missing_ok=True)
-    address = metrics_address(options.metrics_port, options.metrics_host)
+    metrics_address(options.metrics_port, options.metrics_host)
     # Before the data is prepared and the base fetched, which may take long.
     spec = load_run_spec(options.spec)
     check_trackers(spec.training.report_to)
     if spec.backend == "unsloth":
+        check_alone("unsloth", options.processes)
         # Before the transformers with which the plan counts tokens.
         import_unsloth(spec)
-    plan = make_plan(options.spec, options.data, store)
+    plan = make_plan(options.spec, options.data, store, reporter())
     if plan.target(store).exists():
         open_artifact(plan.target(store), plan.kind)
         tell_succeeded(store.run(plan.run_id))
         Reporter("trainer").tell(
             "already_trained", f"run {plan.run_id} was trained before", run_id=plan.run_id
         )
-    else:
-        from hone_trainer.estimate import check_fits
-        from hone_trainer.train import train
+        return plan, False
+    from hone_trainer.estimate import check_fits
 
-        check_fits(plan)
-        train(plan, store, address)
-    if options.run_id_file is not None:
-        write_atomically(options.run_id_file, plan.run_id + "\n")
-    print(plan.run_id)
+    check_fits(plan)
+    return plan, True
+
+
+def _processes(options: argparse.Namespace, plan: "Plan") -> int:
+    """How many are to train the run, this one counted."""
+    import torch
+
+    from hone_trainer.launch import choose
+
+    return 1 if plan.spec.backend == "unsloth" else choose(options.processes, torch.cuda.device_count())
 
 
 def _evaluate(options: argparse.Namespace, store: Store) -> None:

@@ -37,9 +37,14 @@ def device() -> torch.device:
 
 
 def load_base(
-    folder: Path, dtype: torch.dtype, *, method: Method = "lora", attention: str | None = None
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    method: Method = "lora",
+    attention: str | None = None,
+    on: torch.device | None = None,
 ) -> Any:
-    """A causal language model on this process's device, in evaluation mode.
+    """A causal language model on this process's device, or the one named, in evaluation mode.
 
     With `qlora` its linear layers but the output head are in 4 bits (NF4 with double quantisation,
     https://arxiv.org/abs/2305.14314); what they compute is in `dtype`. Without `attention` it is the one that
@@ -55,7 +60,7 @@ def load_base(
         folder,
         dtype=dtype,
         quantization_config=quantised if method == "qlora" else None,
-        device_map={"": device()},
+        device_map={"": on or device()},
         attn_implementation=attention,
         use_safetensors=True,
     ).eval()

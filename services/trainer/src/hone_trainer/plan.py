@@ -74,12 +74,14 @@ def prepare_data(
     return spec, dataset
 
 
-def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
+def make_plan(
+    spec_file: Path, data_file: Path | None, store: Store, reporter: Reporter | None = None
+) -> Plan:
     """Everything that a run needs, from its spec; fetches the base when the store lacks it.
 
     Raises BadConfiguration or BadInput for the first thing that is wrong.
     """
-    spec, dataset, tokeniser = _prepare(spec_file, data_file, store, download=True)
+    spec, dataset, tokeniser = _prepare(spec_file, data_file, store, download=True, reporter=reporter)
     base, template = tokeniser().base, tokeniser().template
     identity = {
         "version": _VERSION,
@@ -92,12 +94,19 @@ def make_plan(spec_file: Path, data_file: Path | None, store: Store) -> Plan:
 
 
 def _prepare(
-    spec_file: Path, data_file: Path | None, store: Store, *, download: bool, strict: bool = False
+    spec_file: Path,
+    data_file: Path | None,
+    store: Store,
+    *,
+    download: bool,
+    strict: bool = False,
+    reporter: Reporter | None = None,
 ) -> tuple[RunSpec, Artifact, Callable[[], Tokeniser]]:
+    reporter = reporter or Reporter("trainer")
     spec = load_run_spec(spec_file)
     data, folder = _data(spec, spec_file, data_file)
     if is_fast():
-        spec, data = shorten(spec, data, Reporter("trainer"))
+        spec, data = shorten(spec, data, reporter)
     if strict:
         data = data.model_copy(update={"strict": True})
     source = _locate(spec, spec_file)
@@ -114,7 +123,7 @@ def _prepare(
         fetch=tokeniser if download or not source.is_remote else None,
         longest=spec.training.max_length,
     )
-    return spec, prepare(data, folder, store, counting, Reporter("trainer")), tokeniser
+    return spec, prepare(data, folder, store, counting, reporter), tokeniser
 
 
 def _data(spec: RunSpec, spec_file: Path, data_file: Path | None) -> tuple[DataSpec, Path]:

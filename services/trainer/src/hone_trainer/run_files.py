@@ -95,13 +95,18 @@ def _tell_end(
     # When one of several processes fails, the others fail of that: the first one knows why.
     told = now is not None and now != before and now.state == "failed"
     is_stop = isinstance(error, RetryableFailure | KeyboardInterrupt) or _is_stop_code(error)
-    if told or (is_stop and os.environ.get("RANK", "0") != "0"):
+    if told or (is_stop and os.environ.get("RANK", "0") != "0") or _tells_another(error):
         return
     status = now or RunStatus(run_id=path.parent.name, state="running", updated_at=datetime.now(UTC))
     ended = {"state": "stopped" if is_stop else "failed", "message": _message(error)}
     # On a full disk this fails too; the error that ended the run is the one to tell.
     with suppress(OSError):
         write_status(path, status.model_copy(update={**ended, "updated_at": datetime.now(UTC)}))
+
+
+def _tells_another(error: BaseException) -> bool:
+    """Whether this process only leaves with the code of the one that failed."""
+    return isinstance(error, SystemExit) and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _is_stop_code(error: BaseException) -> bool:

@@ -10,21 +10,22 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from hone_contract.artifact import Artifact, draft, seal
+from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.spec_file import dump_run_spec
 from hone_contract.store import Store
 from hone_trainer.diary import Diary, begin_diary, failure_told, peak_memory_mb
 from hone_trainer.exporter import Exporter, exporting
+from hone_trainer.launch import Silent
 from hone_trainer.plan import Plan
 from hone_trainer.run_files import EVENTS, METRICS, REPORT
 from hone_trainer.run_report import RunReport, Sample, write_report
 from hone_trainer.trackers import tracking
-from hone_trainer.training.assembling import assemble
+from hone_trainer.training.assembling import assemble, computes_in, is_sharded
 from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.failures import explained
 from hone_trainer.training.finishing import finish
-from hone_trainer.training.ranks import world
-from hone_trainer.training.saving import write_trained
+from hone_trainer.training.ranks import after_the_first, agreed, first_does, leave, losing_none, rank, world
 from hone_trainer.training.sft import Sft
 from hone_trainer.training.stopping import Stopping, stopping
 from hone_trainer.training.tokens import Tokenised, tokenise
@@ -34,6 +35,8 @@ _TOOLS = ("torch", "transformers", "trl", "peft", "bitsandbytes")
 
 def train(plan: Plan, store: Store, metrics_address: tuple[str, int] | None = None) -> Artifact:
     """Train the planned run, or go on from its newest checkpoint, and seal what comes of it.
+
+    Of several processes the first one does this, and the others `take_part`.
 
     Raises BadInput for a record that is too long or a loss that is no number, BadConfiguration for what the
     device cannot do, Stopped after SIGTERM or SIGINT, RetryableFailure when the disk is full, ArtifactBusy
@@ -47,8 +50,25 @@ def train(plan: Plan, store: Store, metrics_address: tuple[str, int] | None = No
         exporting(plan.run_id, metrics_address) as exporter,
     ):
         run = _Run(plan, store, exporter, stop)
-        with explained(plan, run.checkpoints):
+        with explained(plan, run.checkpoints), losing_none():
             return run.to_the_end(partial)
+
+
+def take_part(plan: Plan, store: Store) -> None:
+    """Train beside the first process, which does all that is done once.
+
+    Leaves with the code of what went wrong when the first one tells of it. Raises BadConfiguration when the
+    store is not that of the first one.
+    """
+    if not plan.base.path.is_dir():
+        raise BadConfiguration(
+            f"process {rank()} sees no {plan.base.path}, which the first one does; "
+            "give all of them one store, on a file system that they share"
+        )
+    with failure_told(store.run(plan.run_id)), stopping() as stop:
+        run = _Run(plan, store, None, stop)
+        with explained(plan, run.checkpoints), losing_none():
+            run.train(None)
 
 
 @dataclass
@@ -65,7 +85,7 @@ class _Run:
         transformers_logging.set_verbosity_error()
         plan = self.plan
         self.folder = self.store.run(plan.run_id)
-        self.reporter = Reporter("trainer", self.folder / EVENTS)
+        self.reporter = Reporter("trainer", self.folder / EVENTS) if rank() == 0 else Silent("trainer")
         self.diary = Diary(self.folder, self.reporter, self.exporter)
         self.checkpoints = Checkpoints(
             self.store, plan.run_id, plan.spec.checkpoints.keep, plan.lineage, self.reporter
@@ -74,7 +94,7 @@ class _Run:
     def to_the_end(self, partial: Path) -> Artifact:
         """`partial` becomes what is sealed."""
         try:
-            self._train(partial)
+            self.train(partial)
         finally:
             self.diary.close()
         self.reporter.tell("probing", "recording what the server will have to reproduce")
@@ -98,29 +118,45 @@ class _Run:
         self.reporter.tell("trained", told, run_id=self.plan.run_id, metrics={**metrics})
         return made
 
-    def _train(self, partial: Path) -> None:
-        """Leaves nothing of the model in memory: what is proven afterwards is what was written."""
-        plan = self.plan
-        newest = self.checkpoints.newest()
-        if newest is not None:
-            self.checkpoints.check_processes(newest, world())
-        begin_diary(
-            self.folder, dump_run_spec(plan.spec), int(newest.manifest.metrics["step"]) if newest else None
-        )
-        self.checkpoints.tell_skipped()
-        data = tokenise(plan, self.store, self.reporter)
-        with tracking(plan.spec.training.report_to, self.folder) as trackers:
-            trainer = assemble(plan, data, self.checkpoints, self.reporter, self.diary, self.stop, trackers)
+    def train(self, partial: Path | None) -> None:
+        """What every process does; the first one writes the result to `partial`.
+
+        Leaves nothing of the model in memory: what is proven afterwards is what was written.
+        """
+        plan, spec = self.plan, self.plan.spec
+        newest = first_does(self._begin)
+        data = after_the_first(lambda: tokenise(plan, self.store, self.reporter))
+        with tracking(spec.training.report_to if rank() == 0 else [], self.folder) as trackers:
+            with agreed():
+                trainer = assemble(
+                    plan, data, self.checkpoints, self.reporter, self.diary, self.stop, trackers
+                )
+            if is_sharded(spec):
+                trainer.shard(computes_in(spec))
             self._tell_start(data, trainer)
             with self.stop.between_steps():
                 trainer.resume(newest)
-        write_trained(trainer.trained(), partial)
+        trainer.write(partial)
         self.state = trainer.state
         del trainer
         gc.collect()
+        leave()
+
+    def _begin(self) -> Artifact | None:
+        """Make the diary ready; the checkpoint to go on from."""
+        newest = self.checkpoints.newest()
+        if newest is not None:
+            self.checkpoints.check_processes(newest, world())
+        step = int(newest.manifest.metrics["step"]) if newest else None
+        begin_diary(self.folder, dump_run_spec(self.plan.spec), step)
+        self.checkpoints.tell_skipped()
+        return newest
 
     def _tell_start(self, data: Tokenised, trainer: Sft) -> None:
         training, records = self.plan.spec.training, len(data.train)
+        if training.sharding == "full" and world() == 1:
+            told = "training.sharding: there is one process, so the model stays whole"
+            self.reporter.tell("not_sharded", told, level="warning")
         trainable = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
         length = (
             f"{training.epochs:g} epochs" if training.max_steps is None else f"{training.max_steps} steps"

@@ -13,13 +13,14 @@ from hone_contract.events import Reporter
 from hone_contract.run_spec import RunSpec
 from hone_trainer import unsloth_backend
 from hone_trainer.chat_templates import load_tokenizer
-from hone_trainer.models import load_base, pick_dtype
+from hone_trainer.models import device, load_base, pick_dtype
 from hone_trainer.plan import Plan
 from hone_trainer.training import attention
 from hone_trainer.training.batches import tokens_per_pass
 from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.lora import lora_config
 from hone_trainer.training.lora_layers import speed_up
+from hone_trainer.training.ranks import world
 from hone_trainer.training.rhythm import Rhythm
 from hone_trainer.training.sft import Layout, Sft
 from hone_trainer.training.stopping import Stopping
@@ -52,14 +53,34 @@ def assemble(
         records_a_pass=spec.training.batch_size,
     )
     model = _trainable(spec, plan, model)
-    arguments = _arguments(spec, checkpoints, evaluates=len(data.eval) > 0, **trackers)
+    arguments = _arguments(
+        spec,
+        checkpoints,
+        evaluates=len(data.eval) > 0,
+        has_experts=hasattr(model.config, "output_router_logits"),
+        **trackers,
+    )
+    # One process has one GPU, however many it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     tokenizer = load_tokenizer(plan.base.path, plan.chat_template)
-    trainer = Sft(model, tokenizer, arguments, data, layout, checkpoints, [diary], stored_as)
+    trainer = Sft(
+        model, tokenizer, arguments, data, layout, checkpoints, [diary], stored_as, is_sharded(spec)
+    )
     trainer.remove_callback(PrinterCallback)
     if (patience := spec.training.early_stopping_patience) is not None:
         trainer.add_callback(EarlyStoppingCallback(patience))
     trainer.add_callback(Rhythm(spec, len(trainer.get_train_dataloader()), bool(len(data.eval)), stopping))
     return trainer
+
+
+def is_sharded(spec: RunSpec) -> bool:
+    """Whether the model is shared out over the processes; a single one has it whole."""
+    return spec.training.sharding == "full" and world() > 1
+
+
+def computes_in(spec: RunSpec) -> torch.dtype:
+    """What weights that are shared out are put together in. Those of a frozen base are in 16 bits already."""
+    return pick_dtype(spec.training) if spec.method == "full" else torch.float32
 
 
 def _model(spec: RunSpec, plan: Plan, reporter: Reporter) -> tuple[Any, bool]:
@@ -85,7 +106,14 @@ def _load(spec: RunSpec, plan: Plan, kernel: str | None) -> Any:
     """None when the architecture does not let its attention be chosen."""
     dtype = _stored_in_training(spec)
     try:
-        return load_base(plan.base.path, dtype, method=spec.method, attention=kernel)
+        return load_base(
+            plan.base.path,
+            dtype,
+            method=spec.method,
+            attention=kernel,
+            # As large as the memory of all devices together.
+            on=torch.device("cpu") if is_sharded(spec) else device(),
+        )
     except ValueError:
         if kernel is None:
             raise
@@ -101,8 +129,8 @@ def _stored_in_training(spec: RunSpec) -> torch.dtype:
 
 
 def _row_attention(spec: RunSpec) -> str:
-    """FlashAttention tells records apart by their positions; it computes in 16 bits only."""
-    narrow = _stored_in_training(spec) is not torch.float32
+    """FlashAttention tells records apart by their positions; it computes in 16 bits only, and on a GPU."""
+    narrow = _stored_in_training(spec) is not torch.float32 and not is_sharded(spec)
     return "flash_attention_2" if narrow and is_flash_attn_2_available() else attention.NAME
 
 
@@ -126,7 +154,9 @@ def _trainable(spec: RunSpec, plan: Plan, model: Any) -> Any:
     return adapted
 
 
-def _arguments(spec: RunSpec, checkpoints: Checkpoints, *, evaluates: bool, **trackers: Any) -> SFTConfig:
+def _arguments(
+    spec: RunSpec, checkpoints: Checkpoints, *, evaluates: bool, has_experts: bool, **trackers: Any
+) -> SFTConfig:
     training, on_gpu, dtype = spec.training, torch.cuda.is_available(), pick_dtype(spec.training)
     optimizers = {"adamw_8bit": "adamw_8bit", "adamw": "adamw_torch_fused" if on_gpu else "adamw_torch"}
     checkpointing = on_gpu if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
@@ -150,7 +180,8 @@ def _arguments(spec: RunSpec, checkpoints: Checkpoints, *, evaluates: bool, **tr
         fp16=dtype is torch.float16,
         use_cpu=not on_gpu,
         dataloader_pin_memory=False,
-        ddp_broadcast_buffers=False,
+        # An expert that no token was sent to has no gradient.
+        ddp_find_unused_parameters=has_experts,
         # Records that are too long were refused; none is ever cut.
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},

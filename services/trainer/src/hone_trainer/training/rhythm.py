@@ -5,6 +5,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hone_contract.run_spec import RunSpec
+from hone_trainer.training.ranks import any_of
 from hone_trainer.training.stopping import Stopped, Stopping
 
 
@@ -44,4 +45,5 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
             raise Stopped(f"stopped at step {state.global_step}; the same command goes on from there")
 
     def _stops(self) -> bool:
-        return self.stopping.requested
+        """Every process asks at the same places, so that all of them stop at the same step."""
+        return any_of(self.stopping.requested)

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,14 +22,16 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 from trl import SFTConfig, SFTTrainer
 
 from hone_contract.artifact import Artifact
+from hone_contract.errors import BadInput
 from hone_trainer.conversation import IGNORED
 from hone_trainer.training.batches import Steps
 from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.collating import Collator, Pass, nothing_learned
 from hone_trainer.training.failures import Diverged
 from hone_trainer.training.loss import summed_loss as loss_of
-from hone_trainer.training.ranks import save_together
+from hone_trainer.training.ranks import first_does, gathered, rank, save_together
 from hone_trainer.training.saving import write_trained
+from hone_trainer.training.sharding import Shards
 from hone_trainer.training.tokens import Tokenised
 
 # Settings of heads that change the logits; TRL's fused head knows them all.
@@ -73,7 +76,11 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         checkpoints: Checkpoints,
         callbacks: list[Any],
         stored_as: torch.dtype,
+        sharded: bool = False,
     ) -> None:
+        self._shards: Shards | None = None
+        # Its parts will be moved to the device, not all of it.
+        self.place_later = sharded
         # TRL looks at a record to see what kind of data it is; ours are handed out by our own loader.
         seen = Dataset.from_dict({"input_ids": [[0, 0]], "labels": [[0, 0]]})
         super().__init__(
@@ -93,6 +100,16 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         """Of the step that is being done."""
         _learn_in_float32(self.model)
         self._sums = _add_summed_loss(self.model)
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if not self.place_later:
+            super()._move_model_to_device(model, device)
+
+    def shard(self, computes_in: torch.dtype) -> None:
+        """Share the model out over the processes, all of which do this at the same time."""
+        self._shards = Shards(self.model, self.args.device, computes_in)
+        # As if it had been loaded so: Trainer then wraps it in nothing of its own.
+        self.is_distributed_loading_by_transformers = True
 
     # -- data ------------------------------------------------------------------------------------------
 
@@ -132,15 +149,16 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         total = torch.zeros((), device=self.args.device)
         passes = self._equally_many(inputs["passes"])
         for index, one in enumerate(passes):
-            waits = contextlib.nullcontext() if index == len(passes) - 1 else self.accelerator.no_sync(model)
-            with waits:
+            # Gradients that are split are brought together at once: a whole one would be kept meanwhile.
+            together = self._shards is not None or index == len(passes) - 1
+            with contextlib.nullcontext() if together else self.accelerator.no_sync(model):
                 loss = self._mean_loss(model, self._prepare_inputs(one), num_items_in_batch, len(passes))
                 self.accelerator.backward(loss)
             total += loss.detach()
-        if not torch.isfinite(total):
-            raise self._diverged(f"loss is {float(total)}", inputs["records"])
+        loss_of_all = self._count(total, inputs["tokens"])
+        if not math.isfinite(loss_of_all):
+            raise self._diverged(f"loss is {loss_of_all}", inputs["records"])
         self._records = inputs["records"]
-        self._count(inputs["tokens"])
         return total
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -152,15 +170,21 @@ class Sft(SFTTrainer):  # type: ignore[misc]
 
     def _diverged(self, told: str, records: list[int]) -> Diverged:
         step = self.state.global_step
-        return Diverged(step, f"in step {step + 1} the {told}", records)
+        return self._of_all(Diverged(step, f"in step {step + 1} the {told}", records))
+
+    def _of_all(self, failure: Diverged) -> Diverged:
+        """All processes fail at the same time; the first one tells, of the records of them all."""
+        failure.records = [number for part in gathered(failure.records) for number in part]
+        if rank() != 0:
+            sys.exit(BadInput.exit_code)
+        return failure
 
     def _equally_many(self, passes: list[Pass]) -> list[Pass]:
-        """Processes that gather weights or gradients together must call the model equally often."""
-        if self.args.world_size == 1:
+        """Processes that put weights together must call the model equally often."""
+        if self._shards is None:
             return passes
         most = torch.tensor(len(passes), device=self.args.device)
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
-        # In front, since the last pass is the one that brings the gradients together.
         return [nothing_learned(passes[0])] * (int(most) - len(passes)) + passes
 
     def _mean_loss(self, model: Any, one: Pass, count: torch.Tensor | None, passes: int) -> torch.Tensor:
@@ -189,9 +213,12 @@ class Sft(SFTTrainer):  # type: ignore[misc]
             total = total + self.router_aux_loss_coef * outputs.aux_loss * share
         return total
 
-    def _count(self, tokens: int) -> None:
-        count = self.accelerator.reduce(torch.tensor(tokens, device=self.args.device))
+    def _count(self, total: torch.Tensor, tokens: int) -> float:
+        """Counts the tokens of all processes; gives the mean of their losses, which is the step's."""
+        of_this = torch.tensor([float(total) / self.args.world_size, tokens], dtype=torch.float64)
+        loss, count = self.accelerator.reduce(of_this.to(self.args.device)).tolist()
         self.state.num_input_tokens_seen += int(count)
+        return float(loss)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         logs["num_tokens"] = self.state.num_input_tokens_seen
@@ -202,8 +229,8 @@ class Sft(SFTTrainer):  # type: ignore[misc]
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """`eval_loss`: mean cross-entropy in nats of a learned token, every token counting the same."""
-        # DDP's own forward would have all processes meet at every pass; sharded weights must.
-        model = self.model_wrapped if self.is_fsdp_enabled else self.accelerator.unwrap_model(self.model)
+        # DDP's own forward would have all processes meet at every pass.
+        model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
@@ -222,7 +249,7 @@ class Sft(SFTTrainer):  # type: ignore[misc]
                 f"after step {self.state.global_step}" if self.state.global_step else "before the first step"
             )
             told = f"{when} the evaluation loss is {metrics['eval_loss']}"
-            raise Diverged(self.state.global_step, told, failed, "eval")
+            raise self._of_all(Diverged(self.state.global_step, told, failed, "eval"))
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -252,10 +279,21 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         else:
             self.train(resume_from_checkpoint=str(checkpoint.path))
 
-    def trained(self) -> Any:
-        """The model as it is to be saved: whole weights in the number format of the base."""
+    def write(self, folder: Path | None) -> None:
+        """Write what was trained, whole weights in the number format of the base.
+
+        Every process calls it; `folder` is that of the first one.
+        """
         model = self.accelerator.unwrap_model(self.model)
-        return model if isinstance(model, PeftModel) else model.to(self.stored_as)
+        dtype = None if isinstance(model, PeftModel) else self.stored_as
+        if self._shards is not None:
+            state = self._shards.whole(dtype)
+        elif dtype is not None and folder is not None:
+            model, state = model.to(dtype), None
+        else:
+            state = None
+        if folder is not None:
+            write_trained(model, folder, state)
 
     def _take_up(self, checkpoint: Path) -> None:
         self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
@@ -267,7 +305,7 @@ class Sft(SFTTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """All processes write into one folder, which the first makes and seals."""
         step = self.state.global_step
-        if step in self.checkpoints.steps():
+        if first_does(lambda: step in self.checkpoints.steps()):
             return
         metrics = {
             "step": float(step),
@@ -277,7 +315,8 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         if self.state.best_global_step is not None:
             metrics["best"] = float(self.state.best_global_step)
         self.state.best_model_checkpoint = str(self._best) if self._best else None
-        save_together(self.checkpoints, step, self._write_checkpoint, metrics)
+        state = self._adapter_of_shards()
+        save_together(self.checkpoints, step, lambda folder: self._write_checkpoint(folder, state), metrics)
         if self.args.should_save:
             self.checkpoints.prune()
 
@@ -295,8 +334,17 @@ class Sft(SFTTrainer):  # type: ignore[misc]
                 saved: Any = self.state.stateful_callbacks.get(type(callback).__name__, {})
                 vars(callback).update(saved.get("attributes", {}))
 
-    def _write_checkpoint(self, folder: Path) -> None:
-        self.save_model(str(folder), _internal_call=True)
+    def _adapter_of_shards(self) -> dict[str, Any] | None:
+        """Put together before anything is written: a process that fails to write keeps no other waiting."""
+        if self._shards is None or not isinstance(self.model, PeftModel):
+            return None
+        return self._shards.whole()
+
+    def _write_checkpoint(self, folder: Path, adapter: dict[str, Any] | None = None) -> None:
+        if self._shards is None:
+            self.save_model(str(folder), _internal_call=True)
+        elif adapter:
+            self._save(str(folder), adapter)
         self._save_optimizer_and_scheduler(str(folder))
         self._save_scaler(str(folder))
         self._save_rng_state(str(folder))
@@ -313,17 +361,29 @@ class Sft(SFTTrainer):  # type: ignore[misc]
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model
-        if self.is_fsdp_enabled or not isinstance(model, PeftModel):
+        if self._shards is not None:
+            self._shards.read(Path(resume_from_checkpoint))
+            return
+        if not isinstance(model, PeftModel):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         # PEFT's own load_adapter would change the number format of some weights.
         set_peft_model_state_dict(model, load_file(Path(resume_from_checkpoint, ADAPTER_SAFE_WEIGHTS_NAME)))
 
     def _load_best_model(self) -> None:
-        if self.is_fsdp_enabled:
-            super()._load_best_model()
-        else:
-            self._load_from_checkpoint(str(self._best))
+        self._load_from_checkpoint(str(self._best))
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._shards is None:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        self._shards.write(Path(output_dir), self.optimizer, self.lr_scheduler)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._shards is None or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        self._shards.read_optimizer(Path(checkpoint), self.optimizer, self.lr_scheduler)
 
 
 def _learn_in_float32(model: Any) -> None:
