@@ -11,7 +11,8 @@ from random import Random
 import pytest
 import torch
 from safetensors.torch import load_file
-from trainer_survival import Run, is_same, limit_file_size, limit_memory, make_run, stepping
+from trainer_blows import stepping
+from trainer_survival import Run, is_same, limit_file_size, limit_memory, make_run
 from trainer_tiny import line, questions, save_base, tiny_llama
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -45,7 +46,7 @@ def run(llama_folder: Path, tmp_path: Path) -> Run:
 def stop_at(run: Run, step: int) -> int:
     """Stop the run at this step or soon after it; the step of its checkpoint."""
     attempt = run.start()
-    assert attempt.reaches(stepping(step, 0))
+    assert stepping(step, 0).comes(attempt)
     assert attempt.strike(signal.SIGTERM) == 75
     return run.checkpoints()[0]
 

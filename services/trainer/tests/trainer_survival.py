@@ -1,33 +1,28 @@
 """A run that is killed, stopped and starved at chosen moments, and what it may leave behind."""
 
 import os
-import re
 import resource
 import runpy
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
 from trainer_tiny import bytes_of, questions, write_lines
 
 from hone_contract.artifact import Artifact, open_artifact
-from hone_contract.errors import RetryableFailure
 from hone_contract.events import Event, RunStatus, StepMetrics
 from hone_contract.store import Store
 from hone_trainer.plan import make_plan
 
 RECORDS = 24
 COMMAND = ("train", "run.yaml")
-_SECONDS = 120
-_POLL = 0.001
+SECONDS = 120
 
 # Attempts are forked from a process that has imported all that the command imports, which takes seconds.
 _server = get_context("forkserver")
@@ -42,10 +37,12 @@ class Run:
 
     folder: Path
     id: str
+    place: str = "store"
+    """Of its store, in its folder."""
 
     @property
     def store(self) -> Store:
-        return Store(self.folder / "store")
+        return Store(self.folder / self.place)
 
     @property
     def diary(self) -> Path:
@@ -86,7 +83,7 @@ class Run:
 
     def start(self, *, real: bool = False, before: Before | None = None) -> "Attempt":
         """The command, in a process of its own; `before` is called in it first, unless it is the real one."""
-        return Attempt(self, _start_real(self.folder) if real else _fork(self.folder, before))
+        return Attempt(self, _start_real(self) if real else _fork(self, before))
 
     def end(self, **how: Any) -> str:
         """Let the command go on to its end; what it told."""
@@ -135,26 +132,21 @@ class Attempt:
 
     def __post_init__(self) -> None:
         self.seen = _written(self.run.diary / "status.json")
-        self.from_ = len(_text(self.run.folder / "told.txt"))
+        self.from_ = len(text_of(self.run.folder / "told.txt"))
 
     def told(self) -> str:
-        return _text(self.run.folder / "told.txt")[self.from_ :]
+        return text_of(self.run.folder / "told.txt")[self.from_ :]
 
     @property
     def has_begun(self) -> bool:
         """Whether the diary is now of this attempt."""
         return _written(self.run.diary / "status.json") != self.seen
 
-    def reaches(self, moment: "Moment") -> bool:
-        """Wait for the moment; False if the process ends before."""
-        until = time.monotonic() + _SECONDS
-        while self.process.is_alive() if hasattr(self.process, "is_alive") else self.process.poll() is None:
-            if moment.is_there(self):
-                time.sleep(moment.delay)
-                return True
-            assert time.monotonic() < until, f"{moment.name} never came: {self.told()}"
-            time.sleep(_POLL)
-        return False
+    @property
+    def is_alive(self) -> bool:
+        if isinstance(self.process, subprocess.Popen):
+            return self.process.poll() is None
+        return bool(self.process.is_alive())
 
     def strike(self, number: signal.Signals) -> int:
         """Send the signal and wait; the exit code."""
@@ -164,8 +156,8 @@ class Attempt:
     def wait(self) -> int:
         """Its exit code, negative for the signal that ended it."""
         if isinstance(self.process, subprocess.Popen):
-            return self.process.wait(_SECONDS)
-        self.process.join(_SECONDS)
+            return self.process.wait(SECONDS)
+        self.process.join(SECONDS)
         code: int | None = self.process.exitcode
         if code is None:
             self.process.kill()
@@ -173,25 +165,26 @@ class Attempt:
         return code
 
 
-def _start_real(folder: Path) -> "subprocess.Popen[bytes]":
-    with (folder / "told.txt").open("ab") as told:
+def _start_real(run: Run) -> "subprocess.Popen[bytes]":
+    with (run.folder / "told.txt").open("ab") as told:
         return subprocess.Popen(
             [sys.executable, "-m", "hone_trainer", *COMMAND],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            cwd=run.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HONE_STORE": run.place},
             stdout=told,
             stderr=told,
         )
 
 
-def _fork(folder: Path, before: Before | None) -> Any:
-    process = _server.Process(target=_command, args=(folder, before))
+def _fork(run: Run, before: Before | None) -> Any:
+    process = _server.Process(target=_command, args=(run, before))
     process.start()
     return process
 
 
-def _command(folder: Path, before: Before | None) -> None:
-    os.chdir(folder)
+def _command(run: Run, before: Before | None) -> None:
+    os.chdir(run.folder)
+    os.environ["HONE_STORE"] = run.place
     told = os.open("told.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(told, stream)
@@ -200,11 +193,6 @@ def _command(folder: Path, before: Before | None) -> None:
         before()
     sys.argv = ["hone-trainer", *COMMAND]
     runpy.run_module("hone_trainer", run_name="__main__", alter_sys=True)
-
-
-def set_variable(name: str, value: str) -> None:
-    """For `before`: of the environment."""
-    os.environ[name] = value
 
 
 def limit_file_size(size: int) -> None:
@@ -219,138 +207,6 @@ def limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-# -- blows ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When a process is struck: so long after something is seen on the disk."""
-
-    name: str
-    is_there: Callable[[Attempt], bool]
-    delay: float
-    """Seconds."""
-    trains: bool = False
-    """Whether the run is then between its first step and its last."""
-    is_late: bool = False
-    """Whether the run may have ended before the delay has."""
-
-
-Blow = tuple[Moment, signal.Signals]
-
-
-def planning(delay: float) -> Moment:
-    """From the start on."""
-    return Moment("planning", lambda _: True, delay)
-
-
-def planned(delay: float) -> Moment:
-    """The first thing that the command tells; then it imports torch, tokenises and loads."""
-    return Moment("planned", lambda attempt: "dataset_ready" in attempt.told(), delay)
-
-
-def loading(delay: float) -> Moment:
-    return Moment("loading", lambda attempt: attempt.has_begun, delay)
-
-
-def stepping(step: int, delay: float) -> Moment:
-    def is_there(attempt: Attempt) -> bool:
-        done = re.findall(r'^{"step":(\d+),', _text(attempt.run.diary / "metrics.jsonl"), re.MULTILINE)
-        return attempt.has_begun and any(int(each) >= step for each in done)
-
-    return Moment(f"step {step}", is_there, delay, trains=True)
-
-
-def saving(step: int, delay: float) -> Moment:
-    """A checkpoint is being written, of this step or a later one, or the last one is."""
-
-    def is_there(attempt: Attempt) -> bool:
-        partial = attempt.run.diary.glob("checkpoints/step-*.partial-*")
-        numbers = [int(path.name.split(".")[0].removeprefix("step-")) for path in partial]
-        return attempt.has_begun and (any(number >= step for number in numbers) or _probes(attempt))
-
-    return Moment(f"saving {step}", is_there, delay, trains=True)
-
-
-def probing(delay: float) -> Moment:
-    return Moment("probing", _probes, delay, is_late=True)
-
-
-def sealing(delay: float) -> Moment:
-    """Between the last file of the result and its manifest's name."""
-
-    def is_there(attempt: Attempt) -> bool:
-        return any(attempt.run.store.root.glob("*/*.partial-*/probes.json"))
-
-    return Moment("sealing", is_there, delay, is_late=True)
-
-
-def blows(seed: int, kills: int, stops: int, steps: int) -> list[Blow]:
-    """So many, in the order of the run: some before it trains, some after, most in and between its steps."""
-    random = Random(seed)
-    early = [
-        planning(random.uniform(0, 0.1)),
-        planned(random.uniform(0, 0.3)),
-        loading(random.uniform(0, 0.4)),
-    ]
-    late = [probing(random.uniform(0, 0.1)), sealing(random.uniform(0, 0.03))]
-    if kills < 8:
-        early, late = [early[0]], [random.choice(late)]
-    places = sorted(random.randrange(1, steps - 4) for _ in range(kills + stops - len(early) - len(late)))
-    moments = [*early, *(_in_training(random, place) for place in places), *late]
-    # Until the command's own code runs there is nothing that could answer a signal.
-    stopped = random.sample(range(1, len(moments)), stops)
-    soft = [random.choice((signal.SIGTERM, signal.SIGINT)) for _ in moments]
-    return [
-        (moment, soft[index] if index in stopped else signal.SIGKILL) for index, moment in enumerate(moments)
-    ]
-
-
-def survive(run: Run, blows: list[Blow], *, real: bool = False) -> None:
-    """Strike the run at each moment and begin it again, to its end; checks what each blow left."""
-    for moment, number in blows:
-        newest = run.checkpoints()[:1]
-        attempt = run.start(real=real)
-        if not attempt.reaches(moment):
-            # It was sealed before the blow that came just now.
-            assert moment.is_late and attempt.wait() == 0, f"no {moment.name}: {attempt.told()}"
-            break
-        code = attempt.strike(number)
-        run.check_whole()
-        _check_code(attempt, moment, number, code)
-        _check_resumed(attempt, newest)
-    newest = run.checkpoints()[:1]
-    last = run.start(real=real)
-    assert last.wait() == 0, last.told()
-    _check_resumed(last, newest)
-
-
-def _check_code(attempt: Attempt, moment: Moment, number: signal.Signals, code: int) -> None:
-    if number is signal.SIGKILL:
-        assert code == -signal.SIGKILL or (moment.is_late and code == 0), attempt.told()
-        return
-    assert code == RetryableFailure.exit_code, f"{moment.name}, {number.name}: {attempt.told()}"
-    if moment.trains:
-        status = attempt.run.status()
-        assert (status.state, status.step) == ("stopped", attempt.run.checkpoints()[0])
-
-
-def _check_resumed(attempt: Attempt, newest: list[int]) -> None:
-    """It went on from the checkpoint that was the newest, and said so."""
-    if "training_started" in attempt.told():
-        found = [event.data["step"] for event in attempt.run.events("resumed")]
-        assert found[-1:] == newest
-
-
-def _in_training(random: Random, step: int) -> Moment:
-    kind, delay = random.choice([(saving, 0.12), (stepping, 0.05)])
-    return kind(step, random.uniform(0, delay))
-
-
-def _probes(attempt: Attempt) -> bool:
-    return attempt.has_begun and '"event":"probing"' in attempt.told()
-
-
 def _written(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
@@ -358,7 +214,7 @@ def _written(path: Path) -> int:
         return 0
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 

@@ -328,7 +328,6 @@ class Sft(SFTTrainer):  # type: ignore[misc]
 
     def _load_callback_state(self) -> None:
         """What a callback had counted, such as evaluations without a lower loss."""
-        self.state.best_model_checkpoint = str(self._best) if self._best else None
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, ExportableState):
                 saved: Any = self.state.stateful_callbacks.get(type(callback).__name__, {})
