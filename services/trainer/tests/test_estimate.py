@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from hone_contract.store import Store
 from hone_trainer.data.report import Lengths
 from hone_trainer.estimate import METHODS, check_fits, estimate, readable, what_to_lower
 from hone_trainer.plan import Plan, make_plan
-from hone_trainer.sizing.machine import CARDS, Device
+from hone_trainer.sizing.machine import CARDS, Device, shared_by
 
 GB = 10**9
 H100 = Device("NVIDIA H100", True, CARDS[2].memory)
@@ -126,10 +127,33 @@ def test_a_run_that_cannot_fit_is_refused_with_what_to_lower(seven: Plan) -> Non
 
 def test_gpus_that_share_a_model_hold_more(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, QWEN2_7B, [512] * 10, method="full")
+    training = plan.spec.training.model_copy(update={"sharding": "full"})
+    shared = replace(plan, spec=plan.spec.model_copy(update={"training": training}))
     one = Device("NVIDIA H100", True, CARDS[2].memory)
-    with pytest.raises(BadConfiguration, match=r"method: lora .* method: qlora"):
-        check_fits(plan, one)
-    check_fits(plan, Device(one.name, True, one.memory, 4))
+    four = shared_by(one, processes=4, here=4)
+    for alone in (plan, shared):
+        with pytest.raises(BadConfiguration, match=r"method: lora .* method: qlora") as caught:
+            check_fits(alone, one)
+        assert "sharding" not in str(caught.value)
+    takes = estimate(shared, four).here["full"]
+    with pytest.raises(BadConfiguration, match=f"with training.sharding: full {readable(takes.total)}, "):
+        check_fits(plan, four)
+    check_fits(shared, four)
+    whole = estimate(plan, four).here["full"]
+    assert whole.total == estimate(plan, one).here["full"].total
+    assert takes.shardable == pytest.approx(whole.shardable / 4, abs=4)
+    assert takes.total - takes.shardable == whole.total - whole.shardable
+    assert estimate(shared, four).gpus == estimate(plan, one).gpus
+
+
+def test_processes_on_cpus_share_its_memory_and_not_the_model(tmp_path: Path) -> None:
+    cpu = Device("a CPU", False, 64 * GB)
+    assert shared_by(cpu, processes=4, here=2) == Device("a CPU", False, 32 * GB, 4)
+    plan = plan_of(tmp_path, QWEN2_7B, [512] * 10, training={"sharding": "full"})
+    two = estimate(plan, shared_by(cpu, 2, 2))
+    assert two.here["lora"] == estimate(plan, cpu).here["lora"]
+    assert (estimate(plan, cpu).fits, two.fits) == (True, False)
+    assert (estimate(plan, cpu).work.steps, two.work.steps) == (9, 6)
 
 
 def test_each_remedy_takes_what_it_says(seven: Plan) -> None:

@@ -210,19 +210,19 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
     # TRL tells its makers of every run; whoever wants that sets the variable to 0.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from hone_trainer.exporter import metrics_address
-    from hone_trainer.launch import end_with_launcher, is_launched, launch, rank, same_command, world
+    from hone_trainer.launch import end_with_launcher, launch, rank, same_command, world
 
     end_with_launcher()
     if world() > 1:
         from hone_trainer.training.ranks import first_does, join
 
         join()
-        plan, is_new = first_does(lambda: _plan_run(options, store))
+        plan, processes = first_does(lambda: _plan_run(options, store))
     else:
-        plan, is_new = _plan_run(options, store)
-        if is_new and not is_launched() and (count := _processes(options, plan)) > 1:
-            sys.exit(launch(same_command(), count))
-    if is_new:
+        plan, processes = _plan_run(options, store)
+        if processes > 1:
+            sys.exit(launch(same_command(), processes))
+    if processes > 0:
         from hone_trainer.train import take_part, train
 
         if rank() > 0:
@@ -235,8 +235,8 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
         print(plan.run_id)
 
 
-def _plan_run(options: argparse.Namespace, store: Store) -> tuple["Plan", bool]:
-    """The run, and whether it is still to be trained."""
+def _plan_run(options: argparse.Namespace, store: Store) -> tuple["Plan", int]:
+    """The run, and how many processes are to train it: none if it was trained before."""
     from hone_contract.spec_file import load_run_spec
     from hone_trainer.exporter import metrics_address
     from hone_trainer.launch import check_alone, reporter
@@ -263,15 +263,19 @@ def _plan_run(options: argparse.Namespace, store: Store) -> tuple["Plan", bool]:
         Reporter("trainer").tell(
             "already_trained", f"run {plan.run_id} was trained before", run_id=plan.run_id
         )
-        return plan, False
+        return plan, 0
     from hone_trainer.estimate import check_fits
+    from hone_trainer.launch import is_launched, world, world_here
+    from hone_trainer.sizing.machine import shared_by, this_device
 
-    check_fits(plan)
-    return plan, True
+    device = this_device()
+    processes = world() if is_launched() else _processes(options, plan)
+    check_fits(plan, shared_by(device, processes, world_here() if is_launched() else processes))
+    return plan, processes
 
 
 def _processes(options: argparse.Namespace, plan: "Plan") -> int:
-    """How many are to train the run, this one counted."""
+    """How many are to train the run on this machine."""
     import torch
 
     from hone_trainer.launch import choose

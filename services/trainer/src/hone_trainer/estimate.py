@@ -38,7 +38,7 @@ class Estimate:
     """Parameters that each method trains."""
     device: Device
     here: dict[Method, Memory]
-    """On this machine."""
+    """On this machine, of each process."""
     on_gpu: dict[Method, Memory]
     """On a GPU, where more is computed in 16 bits and less is kept."""
     gpus: dict[str, dict[Method, int | None]]
@@ -49,17 +49,15 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether this machine has the memory, all of its GPUs together if there are several."""
-        one = self.here[self.method]
-        shared = one.shardable // self.device.count if self.method != "qlora" else one.shardable
-        return one.total - one.shardable + shared <= self.device.memory
+        """Whether each process has the memory that it takes."""
+        return self.here[self.method].total <= self.device.memory
 
 
 def estimate(plan: Plan, device: Device | None = None) -> Estimate:
     """Read from headers, reports and the machine; nothing is loaded. None: the device of this process."""
     device = device or this_device()
     sizes = _Sizes.of(plan, device)
-    on_gpu = {method: sizes.memory(_by(plan.spec, method), on_gpu=True) for method in METHODS}
+    on_gpu = {method: sizes.whole(_by(plan.spec, method), on_gpu=True) for method in METHODS}
     return Estimate(
         run_id=plan.run_id,
         base=plan.base.manifest.id,
@@ -114,16 +112,25 @@ class _Sizes:
 
     shapes: Shapes
     work: Workload
+    processes: int
 
     @classmethod
     def of(cls, plan: Plan, device: Device) -> "_Sizes":
         report = json.loads((plan.dataset.path / "report.json").read_text(encoding="utf-8"))
-        return cls(read_shapes(plan.base.path), workload(plan.spec, report, device.count))
+        return cls(read_shapes(plan.base.path), workload(plan.spec, report, device.count), device.count)
 
     def trainable(self, spec: RunSpec) -> Trainable:
         return everything(self.shapes) if spec.method == "full" else adapters(self.shapes, spec.lora)
 
     def memory(self, spec: RunSpec, on_gpu: bool) -> Memory:
+        """Of each process."""
+        whole = self.whole(spec, on_gpu)
+        # Each reads the whole base into main memory before it is shared out: on CPUs that is where it stays.
+        shared = spec.training.sharding == "full" and on_gpu and spec.method != "qlora"
+        return whole.spread(self.processes) if shared else whole
+
+    def whole(self, spec: RunSpec, on_gpu: bool) -> Memory:
+        """Of one that shares nothing out."""
         return memory(self.shapes, self.trainable(spec), self.setting(spec, on_gpu))
 
     def setting(self, spec: RunSpec, on_gpu: bool) -> Setting:
@@ -145,12 +152,15 @@ class _Sizes:
         """Changes and what the run takes with each; first those that change the result least."""
         now = self.setting(spec, on_gpu)
         changes: list[dict[str, Any]] = []
+        splits = spec.training.sharding == "full"
+        if self.processes > 1 and on_gpu and spec.method != "qlora" and not (splits or now.eight_bit):
+            changes.append({"sharding": "full"})
         if not now.checkpointing:
             changes.append({"gradient_checkpointing": True})
         if spec.training.packing is False:
             changes.append({"batch_size": 1})
         changes += [{"tokens_per_pass": max(self.work.longest, now.tokens // part)} for part in (2, 4)]
-        if not now.eight_bit:
+        if not (now.eight_bit or splits):
             changes.append({"optimizer": "adamw_8bit"})
         for change in changes:
             [(name, value)] = change.items()

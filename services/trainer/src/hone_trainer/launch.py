@@ -53,6 +53,11 @@ def rank() -> int:
     return _number("RANK", 0)
 
 
+def world_here() -> int:
+    """How many of them are on this machine."""
+    return _number("LOCAL_WORLD_SIZE", world())
+
+
 def is_launched() -> bool:
     """Whether this process was begun as one of several, if only one: then it begins no others."""
     return "WORLD_SIZE" in os.environ

@@ -14,6 +14,10 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from hone_contract.artifact import Artifact
 from hone_contract.run_spec import Method, TrainingSpec
+from hone_trainer.sizing.shapes import read_shapes
+
+# Of a GPU's free memory, for weights; what they compute needs the rest.
+_USABLE = 0.8
 
 
 def pick_dtype(training: TrainingSpec) -> torch.dtype:
@@ -90,10 +94,22 @@ class Pair:
 
 def open_pair(tuned: Path, base: Path, dtype: torch.dtype) -> Pair:
     """From a folder with an adapter or with whole weights, sealed or about to be."""
-    if (tuned / "adapter_config.json").is_file():
-        model = PeftModel.from_pretrained(load_base(base, dtype), tuned).eval()
+    by_adapter = (tuned / "adapter_config.json").is_file()
+    on = _roomy(base, dtype, 1 if by_adapter else 2)
+    if by_adapter:
+        model = PeftModel.from_pretrained(load_base(base, dtype, on=on), tuned).eval()
         return Pair(model, partial(_without_adapter, model))
-    return Pair(load_base(tuned, dtype), partial(_loaded, base, dtype))
+    return Pair(load_base(tuned, dtype, on=on), partial(_loaded, base, dtype, on))
+
+
+def _roomy(base: Path, dtype: torch.dtype, models: int) -> torch.device:
+    """This process's GPU, or the CPU for what several GPUs shared while it was trained."""
+    if not torch.cuda.is_available():
+        return device()
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device())
+    takes = models * read_shapes(base).parameters * dtype.itemsize
+    return device() if takes < _USABLE * free else torch.device("cpu")
 
 
 @contextmanager
@@ -103,5 +119,5 @@ def _without_adapter(model: PeftModel) -> Iterator[PeftModel]:
 
 
 @contextmanager
-def _loaded(base: Path, dtype: torch.dtype) -> Iterator[Any]:
-    yield load_base(base, dtype)
+def _loaded(base: Path, dtype: torch.dtype, on: torch.device) -> Iterator[Any]:
+    yield load_base(base, dtype, on=on)

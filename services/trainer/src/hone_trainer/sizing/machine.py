@@ -1,7 +1,7 @@
 """What this machine has to train on, and what GPUs there are to be had."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ class Device:
     memory: int
     """Bytes that it may use: of one GPU, or of the machine's memory, less if a container has a limit."""
     count: int = 1
-    """How many GPUs there are."""
+    """How many GPUs there are, each with a process that trains, or how many processes on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,15 @@ CARDS = (
     Card("80 GB", "H100, A100", 84_900_000_000),
     Card("141 GB", "H200", 150_100_000_000),
 )
+
+
+def shared_by(device: Device, processes: int, here: int) -> Device:
+    """What each of so many processes has of it, `here` of them on this machine.
+
+    That is a GPU of its own, or a part of the memory.
+    """
+    memory = device.memory if device.on_gpu else device.memory // here
+    return replace(device, memory=memory, count=processes)
 
 
 def this_device() -> Device:

@@ -5,7 +5,7 @@ CPU's heap lies between the parts.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hone_contract.run_spec import Method
 from hone_trainer.sizing.shapes import Linear, Shapes
@@ -91,6 +91,15 @@ class Memory:
     def shardable(self) -> int:
         """What FSDP spreads over GPUs."""
         return self.weights + self.gradients + self.optimizer
+
+    def spread(self, processes: int) -> "Memory":
+        """Of each of so many processes that share it out (`training.sharding: full`)."""
+        return replace(
+            self,
+            weights=self.weights // processes,
+            gradients=self.gradients // processes,
+            optimizer=self.optimizer // processes,
+        )
 
 
 def memory(shapes: Shapes, trainable: Trainable, setting: Setting) -> Memory:

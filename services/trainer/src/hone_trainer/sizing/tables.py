@@ -66,7 +66,7 @@ def _gpus(found: Estimate) -> list[str]:
     def told(count: int | None) -> str:
         return "none" if count is None else str(count)
 
-    return ["", "GPUs needed"] + [
+    return ["", "GPUs needed (several: with training.sharding: full)"] + [
         _row(f"  {card.size} ({card.names})", {m: told(found.gpus[card.size][m]) for m in METHODS})
         for card in CARDS
     ]
