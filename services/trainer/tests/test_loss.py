@@ -108,3 +108,24 @@ def _gradients(compute: Any, values: list[torch.Tensor]) -> list[torch.Tensor | 
     result = compute()
     result.backward()
     return [result.detach(), *(None if value.grad is None else value.grad.clone() for value in values)]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_without_gradients_none_are_made(bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = torch.nn.Linear(SIZE, VOCABULARY, bias=bias)
+    states, labels = torch.randn(TOKENS, SIZE, requires_grad=True), torch.arange(TOKENS)
+    made: list[Any] = []
+    add = loss._add
+    monkeypatch.setattr(loss, "_add", lambda *given: (made.extend(given[-1]), add(*given))[1])
+    with torch.no_grad():
+        without = summed_loss(states.detach(), head, labels)
+    assert made and not any(each is not None for each in made)
+    assert float(without) == pytest.approx(summed_loss(states, head, labels).item())
+
+
+def test_the_heads_gradient_is_handed_over() -> None:
+    head = torch.nn.Linear(SIZE, VOCABULARY, bias=False)
+    total = summed_loss(torch.randn(TOKENS, SIZE), head, torch.arange(TOKENS))
+    node = total.grad_fn
+    total.backward()
+    assert node is not None and node.gradients is None  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 """However records are laid out in passes, the loss and its gradients are the same, and are right."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -19,6 +20,8 @@ from transformers import (
     MistralForCausalLM,
     MixtralConfig,
     PreTrainedTokenizerFast,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
 )
 
 from hone_contract.errors import BadConfiguration
@@ -243,3 +246,109 @@ def _negative_logprobs(model: Any, before: list[int], after: list[int]) -> list[
         logits = model(input_ids=torch.tensor([before + after[:place]])).logits[0, -1].double()
         found.append(float(torch.logsumexp(logits, 0) - logits[token]))
     return found
+
+
+# -- what only some architectures do ---------------------------------------------------------------
+
+
+def test_a_window_that_only_the_mask_tells_of_is_kept() -> None:
+    model, plain = (
+        Qwen2MoeForCausalLM._from_config(
+            Qwen2MoeConfig(
+                **SMALL,
+                sliding_window=4,
+                use_sliding_window=True,
+                max_window_layers=0,
+                num_experts=2,
+                num_experts_per_tok=2,
+                moe_intermediate_size=16,
+                shared_expert_intermediate_size=16,
+                initializer_range=0.3,
+            ),
+            attn_implementation=kernel,
+        ).eval()
+        for kernel in (attention.NAME, "sdpa")
+    )
+    plain.load_state_dict(model.state_dict())
+    ids = torch.arange(10, 26)
+    positions = torch.cat([torch.arange(9), torch.arange(7)])[None]
+    ours: Any = model(input_ids=ids[None], position_ids=positions, record_lengths=[9, 7])
+    for start, end in ((0, 9), (9, 16)):
+        theirs: Any = plain(input_ids=ids[None, start:end])
+        torch.testing.assert_close(ours.logits[0, start:end], theirs.logits[0], atol=1e-4, rtol=1e-4)
+
+
+def test_a_mixture_of_experts_learns_its_balance_and_shows_the_rest(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    torch.manual_seed(6)
+    config = MixtralConfig(**SMALL, num_local_experts=4, eos_token_id=2, pad_token_id=0, bos_token_id=None)
+    config.output_router_logits = True
+    base = save_base(tmp_path / "mixture", AutoModelForCausalLM.from_config(config), tokenizer)
+    steps = {}
+    for name, settings in (("row", ROWS), ("rows", "training: {batch_size: 8, packing: false}\n")):
+        folder = tmp_path / name
+        folder.mkdir()
+        plan, store = planned(folder, base, f"method: full\n{settings}", LINES)
+        trainer = trainer_of(plan, store)
+        assert trainer.aux_loss_enabled
+        [item, *_] = trainer.get_train_dataloader()
+        count = trainer._get_num_items_in_batch([item], trainer.args.device)
+        shown = float(trainer.training_step(trainer.model, item, count))
+        logits = trainer.model(**{**item["passes"][0], "labels": None}).logits
+        steps[name] = shown
+        assert trainer.model.model.layers[0].mlp.gate.weight.grad.abs().max() > 0
+        assert logits.isfinite().all()
+    assert steps["row"] == pytest.approx(steps["rows"], abs=1e-4)
+
+
+def test_noise_goes_by_the_length_of_each_record(llama_folder: Path, tmp_path: Path) -> None:
+    plan, store = planned(tmp_path, llama_folder, "training: {neftune_noise_alpha: 8}\n", LINES)
+    trainer = trainer_of(plan, store)
+    assert trainer.noise is not None
+    embeddings = trainer.model.get_input_embeddings()
+    still = embeddings.weight[torch.zeros(1, 30, dtype=torch.long)]
+    for one in (
+        {"input_ids": torch.zeros(1, 30, dtype=torch.long), "record_lengths": [25, 5]},
+        {
+            "input_ids": torch.zeros(2, 25, dtype=torch.long),
+            "attention_mask": torch.tensor([[1] * 25, [1] * 5 + [0] * 20]),
+        },
+    ):
+        trainer.noise.prepare(one)
+        trainer.model.train()
+        noise = (embeddings(one["input_ids"]) - still[0, 0]).flatten(0, 1).abs()
+        size = still.shape[-1]
+        long, short = noise[:25], noise[25:30]
+        assert 0.9 < float(long.max()) * (25 * size) ** 0.5 / 8 <= 1 + 1e-5
+        assert 0.9 < float(short.max()) * (5 * size) ** 0.5 / 8 <= 1 + 1e-5
+        trainer.model.eval()
+        assert torch.equal(embeddings(one["input_ids"])[0, 0], still[0, 0])
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_mixtures_checkpoint_has_all_of_it(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, method: str
+) -> None:
+    """Transformers would write experts under the names of the base, and pass over them when it reads."""
+    torch.manual_seed(6)
+    config = MixtralConfig(**SMALL, num_local_experts=4, eos_token_id=2, pad_token_id=0, bos_token_id=None)
+    base = save_base(tmp_path / "mixture", AutoModelForCausalLM.from_config(config), tokenizer)
+    trainer = trainer_of(*planned(tmp_path, base, f"method: {method}\n{ROWS}", LINES))
+    learned = [each for each in trainer.model.parameters() if each.requires_grad]
+    for parameter in learned:
+        torch.nn.init.normal_(parameter.data)
+    saved = [parameter.detach().clone() for parameter in learned]
+    trainer._save(str(tmp_path / "checkpoint"))
+    for parameter in learned:
+        torch.nn.init.zeros_(parameter.data)
+    trainer._load_from_checkpoint(str(tmp_path / "checkpoint"))
+    assert all(torch.equal(one, other) for one, other in zip(learned, saved, strict=True))
+
+
+def test_the_best_checkpoint_needs_something_to_judge_by(llama_folder: Path, tmp_path: Path) -> None:
+    plan, store = planned(tmp_path, llama_folder, "training: {packing: auto}\n", LINES)
+    training = plan.spec.training.model_copy(update={"load_best_model_at_end": True})
+    plan = dataclasses.replace(plan, spec=plan.spec.model_copy(update={"training": training}))
+    with pytest.raises(BadConfiguration, match="need evaluation records, and there are none"):
+        trainer_of(plan, store)

@@ -69,7 +69,8 @@ def see(tokenizer: PreTrainedTokenizerBase, record: Record) -> Seen:
             "give it conversations that end with the answer"
         )
     seen = _see_conversation(tokenizer, record) if record.text is None else _see_text(tokenizer, record)
-    if not any(seen.learned):
+    # Nothing comes before a first token, so nothing can predict it.
+    if not any(seen.learned[1:]):
         raise BadInput(
             f"{record.source}: holds nothing to learn; give an answer a weight other than 0, or remove it"
         )

@@ -56,10 +56,11 @@ def _fewer(data: DataSpec) -> dict[str, Any]:
 
 
 def _cut(training: TrainingSpec) -> dict[str, Any]:
-    """No more steps than the epochs would have had, either."""
+    """Nothing where the epochs over so few records have no more steps than that."""
     records = training.batch_size * training.gradient_accumulation_steps
-    steps = min(STEPS, math.ceil(training.epochs * RECORDS / records))
-    return {"max_steps": steps} if _above(training.max_steps, steps) else {}
+    if math.ceil(training.epochs * RECORDS / records) <= STEPS:
+        return {}
+    return {"max_steps": STEPS} if _above(training.max_steps, STEPS) else {}
 
 
 def _little(source: SourceSpec) -> SourceSpec:

@@ -28,7 +28,7 @@ def pick_dtype(training: TrainingSpec) -> torch.dtype:
         ]
     if not torch.cuda.is_available():
         return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def device() -> torch.device:

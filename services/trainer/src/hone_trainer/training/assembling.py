@@ -20,6 +20,7 @@ from hone_trainer.training.batches import tokens_per_pass
 from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.lora import lora_config
 from hone_trainer.training.lora_layers import speed_up
+from hone_trainer.training.noise import Noise
 from hone_trainer.training.ranks import world
 from hone_trainer.training.rhythm import Rhythm
 from hone_trainer.training.sft import Layout, Sft
@@ -44,6 +45,11 @@ def assemble(
     Raises BadConfiguration for what the base or the device cannot do.
     """
     spec = plan.spec
+    if spec.wants_best and not len(data.eval):
+        raise BadConfiguration(
+            "training.load_best_model_at_end and early_stopping_patience need evaluation records, and there "
+            "are none; give data.eval, or set some aside"
+        )
     model, packed = _model(spec, plan, reporter)
     stored_as = AutoConfig.from_pretrained(plan.base.path).dtype or torch.float32
     layout = Layout(
@@ -67,6 +73,8 @@ def assemble(
         model, tokenizer, arguments, data, layout, checkpoints, [diary], stored_as, is_sharded(spec)
     )
     trainer.remove_callback(PrinterCallback)
+    if (alpha := spec.training.neftune_noise_alpha) is not None:
+        trainer.noise = Noise(trainer.model, alpha)
     if (patience := spec.training.early_stopping_patience) is not None:
         trainer.add_callback(EarlyStoppingCallback(patience))
     trainer.add_callback(Rhythm(spec, len(trainer.get_train_dataloader()), bool(len(data.eval)), stopping))
@@ -91,14 +99,15 @@ def _model(spec: RunSpec, plan: Plan, reporter: Reporter) -> tuple[Any, bool]:
     if spec.backend == "unsloth":
         return unsloth_backend.load_base(plan.base.path, spec, _stored_in_training(spec)), False
     if spec.training.packing is not False:
-        model = _load(spec, plan, _row_attention(spec))
-        if model is not None and attention.keeps_records_apart(model):
-            return model, True
+        for kernel in _row_attentions(spec):
+            model = _load(spec, plan, kernel)
+            if model is not None and attention.keeps_records_apart(model):
+                return model, True
+            del model
         told = "the layers of this base do not keep records apart that share a row"
         if spec.training.packing is True:
             raise BadConfiguration(f"training.packing: {told}; use auto or false, which pads batches instead")
         reporter.tell("not_packed", f"{told}, so batches are padded", level="warning")
-        del model
     return _load(spec, plan, None), False
 
 
@@ -128,10 +137,12 @@ def _stored_in_training(spec: RunSpec) -> torch.dtype:
     return torch.float32 if spec.method == "full" else dtype
 
 
-def _row_attention(spec: RunSpec) -> str:
-    """FlashAttention tells records apart by their positions; it computes in 16 bits only, and on a GPU."""
-    narrow = _stored_in_training(spec) is not torch.float32 and not is_sharded(spec)
-    return "flash_attention_2" if narrow and is_flash_attn_2_available() else attention.NAME
+def _row_attentions(spec: RunSpec) -> list[str]:
+    """Those to try. FlashAttention tells records apart by their positions; it computes in 16 bits only."""
+    narrow = _stored_in_training(spec) is not torch.float32
+    if narrow and is_flash_attn_2_available() and torch.cuda.get_device_capability()[0] >= 8:
+        return ["flash_attention_2", attention.NAME]
+    return [attention.NAME]
 
 
 def _trainable(spec: RunSpec, plan: Plan, model: Any) -> Any:
@@ -150,7 +161,8 @@ def _trainable(spec: RunSpec, plan: Plan, model: Any) -> Any:
     for config in adapted.peft_config.values():
         # A path of this machine would mean nothing where the adapter is used.
         config.base_model_name_or_path = plan.base_name
-    speed_up(adapted)
+    if not torch.cuda.is_available():
+        speed_up(adapted)
     return adapted
 
 
@@ -173,7 +185,6 @@ def _arguments(
         warmup_steps=training.warmup_steps,
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
-        neftune_noise_alpha=training.neftune_noise_alpha,
         seed=training.seed,
         data_seed=training.seed,
         bf16=dtype is torch.bfloat16,

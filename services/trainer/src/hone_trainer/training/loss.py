@@ -33,7 +33,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> Any:
-        scaled = (None if each is None else each.mul_(outer[0].to(each.dtype)) for each in ctx.gradients)
+        # Handed over, not kept: autograd would copy what somebody else still holds.
+        gradients, ctx.gradients = ctx.gradients, None
+        scaled = [None if each is None else each.mul_(outer[0].to(each.dtype)) for each in gradients]
         return (*scaled, None)
 
 
@@ -72,8 +74,13 @@ def summed_loss(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tenso
     `hidden` (tokens × size) are the last layer's states, `labels` (tokens) the ids of the tokens
     themselves, not shifted: the state of a token predicts the one after it.
     """
+    weight: torch.Tensor = head.weight
+    bias: torch.Tensor | None = head.bias
+    if not torch.is_grad_enabled():
+        # Otherwise a head that is trained would have its gradient made for nothing.
+        weight, bias = weight.detach(), None if bias is None else bias.detach()
     places = torch.nonzero(labels[1:] != -100)[:, 0]
     total: torch.Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden[places], head.weight, head.bias, labels[places + 1]
+        hidden[places], weight, bias, labels[places + 1]
     )
     return total

@@ -1,5 +1,6 @@
 """Writes what was trained: an adapter as PEFT has it, or whole weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,16 @@ def _write_whole(model: Any, folder: Path, state: dict[str, Any] | None) -> None
     model.save_pretrained(folder, state_dict=state)
     model.generation_config = generation
     generation.to_json_file(folder / "generation_config.json")
+    if state is not None:
+        _tell_dtype(folder / "config.json", state)
+
+
+def _tell_dtype(file: Path, state: dict[str, Any]) -> None:
+    """Transformers tells that of the model, which a gathered state need not have."""
+    dtype = next(tensor.dtype for tensor in state.values() if tensor.is_floating_point())
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _in_order(targets: Any) -> Any:

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model, save_model
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerControl, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_NAME
 from trl import SFTConfig, SFTTrainer
 
 from hone_contract.artifact import Artifact
@@ -29,6 +29,7 @@ from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.collating import Collator, Pass, nothing_learned
 from hone_trainer.training.failures import Diverged
 from hone_trainer.training.loss import summed_loss as loss_of
+from hone_trainer.training.noise import Noise
 from hone_trainer.training.ranks import first_does, gathered, rank, save_together
 from hone_trainer.training.saving import write_trained
 from hone_trainer.training.sharding import Shards
@@ -96,10 +97,11 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         self.layout = layout
         self.checkpoints = checkpoints
         self.stored_as = stored_as
+        self.noise: Noise | None = None
         self._records: list[int] = []
         """Of the step that is being done."""
         _learn_in_float32(self.model)
-        self._sums = _add_summed_loss(self.model)
+        self._sums = self.args.device.type == "cpu" and _add_summed_loss(self.model)
 
     def _move_model_to_device(self, model: Any, device: torch.device) -> None:
         if not self.place_later:
@@ -152,9 +154,12 @@ class Sft(SFTTrainer):  # type: ignore[misc]
             # Gradients that are split are brought together at once: a whole one would be kept meanwhile.
             together = self._shards is not None or index == len(passes) - 1
             with contextlib.nullcontext() if together else self.accelerator.no_sync(model):
-                loss = self._mean_loss(model, self._prepare_inputs(one), num_items_in_batch, len(passes))
+                loss, shown = self._mean_loss(
+                    model, self._prepare_inputs(one), num_items_in_batch, len(passes)
+                )
                 self.accelerator.backward(loss)
-            total += loss.detach()
+            total += shown
+            del loss
         loss_of_all = self._count(total, inputs["tokens"])
         if not math.isfinite(loss_of_all):
             raise self._diverged(f"loss is {loss_of_all}", inputs["records"])
@@ -187,31 +192,31 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
         return [nothing_learned(passes[0])] * (int(most) - len(passes)) + passes
 
-    def _mean_loss(self, model: Any, one: Pass, count: torch.Tensor | None, passes: int) -> torch.Tensor:
-        """This pass's share of the mean over all learned tokens of the step.
+    def _mean_loss(
+        self, model: Any, one: Pass, count: torch.Tensor | None, passes: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """This pass's share of the mean over all learned tokens of the step, to go back through and to show.
 
-        Times the processes, since their gradients are averaged.
+        Times the processes, since their gradients are averaged. A mixture of experts learns besides from a
+        loss that balances its load, a mean of each pass, which is not shown.
         """
         assert count is not None
+        if self.noise is not None:
+            self.noise.prepare(one)
         with self.compute_loss_context_manager():
-            share = count / passes / self.args.world_size
-            loss = self._summed_loss(model, one, share) / count.clamp(min=1)
-        return loss * self.args.world_size  # type: ignore[no-any-return]
+            total, balance = self._losses(model, one)
+            shown = total.detach() / count.clamp(min=1) * self.args.world_size
+            loss = total / count.clamp(min=1) * self.args.world_size
+            if balance is not None:
+                loss = loss + self.router_aux_loss_coef * balance / passes
+        return loss, shown
 
-    def _summed_loss(self, model: Any, one: Pass, share: torch.Tensor | None = None) -> torch.Tensor:
-        """Sum of the learned tokens' cross-entropies.
-
-        In training, a mixture of experts has a loss that balances its load, a mean of each pass: `share` is
-        the number of tokens that the pass stands for.
-        """
+    def _losses(self, model: Any, one: Pass) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Sum of the learned tokens' cross-entropies, and a mixture's balancing loss."""
         if self._sums:
-            total: torch.Tensor = model(**one, summed_loss=True, use_cache=False)
-            return total
+            return model(**one, summed_loss=True, use_cache=False), None
         outputs = model(**one, fused_lm_head=True, use_cache=False)
-        total = -outputs.log_probs.sum()
-        if self.aux_loss_enabled and share is not None:
-            total = total + self.router_aux_loss_coef * outputs.aux_loss * share
-        return total
+        return -outputs.log_probs.sum(), outputs.aux_loss if self.aux_loss_enabled else None
 
     def _count(self, total: torch.Tensor, tokens: int) -> float:
         """Counts the tokens of all processes; gives the mean of their losses, which is the step's."""
@@ -238,7 +243,7 @@ class Sft(SFTTrainer):  # type: ignore[misc]
         for records, one in self._evaluation_passes():
             learned = int((one["labels"] != IGNORED).sum())
             with self.compute_loss_context_manager():
-                loss = self._summed_loss(model, self._prepare_inputs(one))
+                loss = self._losses(model, self._prepare_inputs(one))[0]
             failed += [] if torch.isfinite(loss) else records
             sums += torch.tensor([float(loss), learned], dtype=torch.float64, device=sums.device)
         sums = self.accelerator.reduce(sums)
@@ -356,18 +361,27 @@ class Sft(SFTTrainer):  # type: ignore[misc]
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # Trainer puts the tokenizer and its pickled arguments beside the weights.
-        write_trained(self.accelerator.unwrap_model(self.model), Path(str(output_dir)), state_dict)
+        model, folder = self.accelerator.unwrap_model(self.model), Path(str(output_dir))
+        if isinstance(model, PeftModel):
+            write_trained(model, folder, state_dict)
+            return
+        # As the model has them: Transformers would write a mixture's experts under their names in the base,
+        # and not find them again.
+        folder.mkdir(exist_ok=True)
+        save_model(model, str(folder / SAFE_WEIGHTS_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         model = self.model if model is None else model
         if self._shards is not None:
             self._shards.read(Path(resume_from_checkpoint))
             return
+        folder = Path(resume_from_checkpoint)
         if not isinstance(model, PeftModel):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            load_model(model, folder / SAFE_WEIGHTS_NAME)
             return
         # PEFT's own load_adapter would change the number format of some weights.
-        set_peft_model_state_dict(model, load_file(Path(resume_from_checkpoint, ADAPTER_SAFE_WEIGHTS_NAME)))
+        found = set_peft_model_state_dict(model, load_file(folder / ADAPTER_SAFE_WEIGHTS_NAME))
+        assert not found.unexpected_keys, found.unexpected_keys
 
     def _load_best_model(self) -> None:
         self._load_from_checkpoint(str(self._best))
@@ -401,7 +415,7 @@ def _add_summed_loss(model: Any) -> bool:
     config, head = base.config.get_text_config(), base.get_output_embeddings()
     changed = any(getattr(config, name, None) not in (None, 1.0) for name in _HEAD_SETTINGS)
     mixture = getattr(config, "output_router_logits", None) is not None
-    if head.weight.device.type != "cpu" or type(head) is not torch.nn.Linear or changed or mixture:
+    if base.base_model is base or type(head) is not torch.nn.Linear or changed or mixture:
         return False
     original = base.forward
 
