@@ -58,9 +58,9 @@ def test_ls_tells_what_there_is_what_it_is_made_from_and_what_is_live(
     base = seal_small(store.root.parent / "same-base", "base").manifest.digest[:12]
     done = _run("--store", store.root, "ls")
     assert done.stdout.splitlines() == [
-        f"base     bases/tiny  {base} 0.0 MB from base tiny",
-        f"model    models/faq/v1  {digest} 0.0 MB live from base tiny",
-        f"model    models/faq/v2  {digest} 0.0 MB from base tiny",
+        f"base       bases/tiny  {base} 0.0 MB from base tiny",
+        f"model      models/faq/v1  {digest} 0.0 MB live from base tiny",
+        f"model      models/faq/v2  {digest} 0.0 MB from base tiny",
     ]
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -70,7 +70,7 @@ def test_ls_tells_what_is_unfinished_and_what_is_broken(store: Store) -> None:
     with draft(store.dataset("half"), "plan") as partial:
         done = _run("--store", store.root, "ls")
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("base     bases/tiny  BROKEN: ")
+    assert lines[0].startswith("base       bases/tiny  BROKEN: ")
     assert "model.safetensors is missing" in lines[0]
     assert lines[-1] == f"partial    datasets/{partial.name}  being written, or left by a killed writer"
     assert done.returncode == 0
@@ -102,7 +102,7 @@ def test_checkpoints_and_weights_are_listed_and_verified(tmp_path: Path, seal_sm
         f"checkpoint {run}/step-40",
     ]
     assert listed[2:] == [
-        f"weights  weights/faq-0123456789  {weights} 0.0 MB from base tiny",
+        f"weights    weights/faq-0123456789  {weights} 0.0 MB from base tiny",
         f"partial    {run}/{partial.name}  being written, or left by a killed writer",
     ]
     first, second, third = verified.stdout.splitlines()
