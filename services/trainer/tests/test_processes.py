@@ -16,6 +16,10 @@ from trainer_tiny import line, save_base, tiny_llama
 from trainer_together import Run, apart, make_run, second_runs_out_of_memory
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from hone_contract.errors import BadConfiguration
+from hone_trainer.plan import make_plan
+from hone_trainer.train import train
+
 # 21 records in steps of 4: two processes share a last step of one record. Passes are small, so that steps
 # have several, and not all processes equally many.
 SHARED = "epochs: 3, tokens_per_pass: 96, learning_rate: 1e-2"
@@ -299,6 +303,18 @@ def test_one_process_keeps_a_model_whole(tmp_path: Path, llama_folder: Path, alo
     assert run.together(1) == [0], run.told(0)
     assert '"not_sharded"' in run.told(0)
     assert apart(run, alone) == 0
+
+
+def test_a_script_that_torchrun_begins_is_told_how_to_do_it(
+    tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its processes would otherwise wait for the others at another place."""
+    run = make_run(tmp_path / "run", llama_folder, "training: {epochs: 1}\n")
+    plan = make_plan(run.folder / "run.yaml", None, run.store)
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadConfiguration, match="these processes have not met"):
+        train(plan, run.store)
 
 
 @pytest.mark.parametrize(

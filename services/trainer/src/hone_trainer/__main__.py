@@ -214,10 +214,11 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
 
     end_with_launcher()
     if world() > 1:
-        from hone_trainer.training.ranks import first_does, join
+        from hone_trainer.training.ranks import first_does, join, losing_none
 
-        join()
-        plan, processes = first_does(lambda: _plan_run(options, store))
+        with losing_none():
+            join()
+            plan, processes = first_does(lambda: _plan_run(options, store))
     else:
         plan, processes = _plan_run(options, store)
         if processes > 1:

@@ -14,9 +14,9 @@ from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.spec_file import dump_run_spec
 from hone_contract.store import Store
+from hone_trainer import launch
 from hone_trainer.diary import Diary, begin_diary, failure_told, peak_memory_mb
 from hone_trainer.exporter import Exporter, exporting
-from hone_trainer.launch import Silent
 from hone_trainer.plan import Plan
 from hone_trainer.run_files import EVENTS, METRICS, REPORT
 from hone_trainer.run_report import RunReport, Sample, write_report
@@ -42,6 +42,11 @@ def train(plan: Plan, store: Store, metrics_address: tuple[str, int] | None = No
     device cannot do, Stopped after SIGTERM or SIGINT, RetryableFailure when the disk is full, ArtifactBusy
     when another process trains this run.
     """
+    if launch.world() != world():
+        raise BadConfiguration(
+            f"WORLD_SIZE is {launch.world()}, but these processes have not met; "
+            "let torchrun begin `hone-trainer train`, which brings them together"
+        )
     folder = store.run(plan.run_id)
     with (
         draft(plan.target(store), {"run": plan.run_id}) as partial,
@@ -85,7 +90,7 @@ class _Run:
         transformers_logging.set_verbosity_error()
         plan = self.plan
         self.folder = self.store.run(plan.run_id)
-        self.reporter = Reporter("trainer", self.folder / EVENTS) if rank() == 0 else Silent("trainer")
+        self.reporter = Reporter("trainer", self.folder / EVENTS) if rank() == 0 else launch.Silent("trainer")
         self.diary = Diary(self.folder, self.reporter, self.exporter)
         self.checkpoints = Checkpoints(
             self.store, plan.run_id, plan.spec.checkpoints.keep, plan.lineage, self.reporter

@@ -41,21 +41,19 @@ def rank() -> int:
 def join() -> None:
     """Meet the other processes that the environment tells of.
 
-    On GPUs this one takes its own. Raises BadConfiguration when there are too few, RetryableFailure when
-    the others do not come.
+    On GPUs this one takes its own. Raises BadConfiguration when there are too few.
     """
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
-    with losing_none():
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            store=_store(),
-            rank=launch.rank(),
-            world_size=launch.world(),
-            timeout=_STEP,
-        )
-        _patient.append(dist.new_group(backend="gloo", timeout=_WORK))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        store=_store(),
+        rank=launch.rank(),
+        world_size=launch.world(),
+        timeout=_STEP,
+    )
+    _patient.append(dist.new_group(backend="gloo", timeout=_WORK))
 
 
 def leave() -> None:
@@ -136,7 +134,7 @@ def any_of(flag: bool) -> bool:
 
 @contextmanager
 def losing_none() -> Iterator[None]:
-    """Raises RetryableFailure when another process ends before its time, which says itself why."""
+    """Raises RetryableFailure when another process does not come, or ends before its time."""
     try:
         yield
     except RuntimeError as error:
