@@ -55,11 +55,24 @@ def test_without_a_gpu_it_is_refused_before_unsloth_is_imported(tmp_path: Path) 
     assert not (tmp_path / "store").exists()
 
 
+TWO = {
+    "WORLD_SIZE": "2",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
+
+
 @pytest.mark.parametrize(
     ("spec", "environment", "told"),
     [
         ("training: {packing: true}\n", {}, "training.packing: true is not for backend: unsloth"),
-        ("", {"WORLD_SIZE": "2"}, "trains in one process on one GPU, not in 2"),
+        (
+            "",
+            TWO,
+            "trains in one process on one GPU, not in 2",
+        ),
         ("method: full\n", {}, "backend: unsloth is for method: lora and qlora"),
     ],
 )

@@ -99,7 +99,8 @@ def _question(tokenizer: PreTrainedTokenizerBase, record: Record) -> Question | 
         prompt = render_prompt(tokenizer, messages, record.tools)
     except TemplateError:
         return None
-    return Question(messages, record.tools, prompt, record.messages[-1]["content"])
+    reference = record.messages[-1]["content"] if record.messages else None
+    return Question(messages, record.tools, prompt, reference)
 
 
 def _difference(probe: Probe) -> float:
