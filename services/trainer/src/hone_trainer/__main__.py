@@ -216,6 +216,7 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
     if world() > 1:
         from hone_trainer.training.ranks import first_does, join, losing_none
 
+        _check_backend(options)
         with losing_none():
             join()
             plan, processes = first_does(lambda: _plan_run(options, store))
@@ -234,6 +235,15 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
         if options.run_id_file is not None:
             write_atomically(options.run_id_file, plan.run_id + "\n")
         print(plan.run_id)
+
+
+def _check_backend(options: argparse.Namespace) -> None:
+    """Before this process waits for others, which whoever trains in one process does not start."""
+    from hone_contract.spec_file import load_run_spec
+    from hone_trainer.unsloth_backend import import_unsloth
+
+    if (spec := load_run_spec(options.spec)).backend == "unsloth":
+        import_unsloth(spec)
 
 
 def _plan_run(options: argparse.Namespace, store: Store) -> tuple["Plan", int]:
