@@ -17,7 +17,7 @@ lora: {r: 4, dropout: 0.1}
 training: {epochs: 6, learning_rate: 1e-2, scheduler: cosine, warmup_steps: 3, neftune_noise_alpha: 5}
 checkpoints: {save_steps: 2}
 """,
-    # Of a rank at which bitsandbytes keeps the averages in 8 bits; stops early, at step 21, best at 12.
+    # Of a rank at which bitsandbytes keeps the averages in 8 bits; stops early.
     "best": """\
 lora: {r: 128, dropout: 0.1}
 training: {epochs: 12, learning_rate: 0.1, optimizer: adamw_8bit, neftune_noise_alpha: 5,
@@ -36,7 +36,6 @@ training: {epochs: 6, learning_rate: 1e-2, optimizer: adamw_8bit, neftune_noise_
 checkpoints: {save_steps: 2}
 """,
 }
-STEPS = {"adamw": 36, "best": 21, "full": 36, "qlora": 36}
 
 Undisturbed = Callable[[str], Run]
 
@@ -49,10 +48,19 @@ def undisturbed(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     def run(name: str) -> Run:
         made = make_run(tmp_path_factory.mktemp("undisturbed") / name, llama_folder, SPECS[name])
         made.end(real=name == "adamw")
-        assert made.metrics()[-1].step == STEPS[name]
         return made
 
     return run
+
+
+def last_step(run: Run) -> int:
+    return run.metrics()[-1].step
+
+
+def best_step(run: Run) -> int:
+    """Of the lowest evaluation loss. Which it is may differ from one kind of CPU to another."""
+    losses = {line.step: line.eval_loss for line in run.metrics() if line.eval_loss is not None}
+    return min(losses, key=losses.__getitem__)
 
 
 @pytest.fixture
@@ -66,21 +74,24 @@ def test_a_run_that_is_struck_ends_as_one_that_is_not(
     name: str, undisturbed: Undisturbed, new_run: Undisturbed
 ) -> None:
     run = new_run(name)
-    survive(run, blows(7, 3, 2, STEPS[name]))
+    survive(run, blows(7, 3, 2, last_step(undisturbed(name))))
     is_same(run, undisturbed(name))
 
 
 @pytest.mark.chain
 def test_the_newest_checkpoints_stay_and_the_best(undisturbed: Undisturbed) -> None:
     assert undisturbed("adamw").checkpoints() == [36, 34]
-    assert undisturbed("best").checkpoints() == [21, 20, 12]
+    run = undisturbed("best")
+    # Three evaluations without a lower loss, three steps apart; saved every second step as well.
+    assert last_step(run) == best_step(run) + 9 < 72
+    assert run.checkpoints() == [last_step(run), (last_step(run) - 1) // 2 * 2, best_step(run)]
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["adamw", "best", "full", "qlora"])
 def test_twenty_kills_and_five_stops(name: str, undisturbed: Undisturbed, new_run: Undisturbed) -> None:
     run = new_run(name)
-    survive(run, blows(11, 20, 5, STEPS[name]), real=name == "adamw")
+    survive(run, blows(11, 20, 5, last_step(undisturbed(name))), real=name == "adamw")
     is_same(run, undisturbed(name))
 
 
@@ -127,11 +138,11 @@ def test_a_second_signal_does_not_wait_for_the_step(new_run: Undisturbed) -> Non
 
 
 @pytest.fixture(scope="module")
-def stopped(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def stopped(llama_folder: Path, undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run of `best` that was stopped after one evaluation without a lower loss; not to be changed."""
     run = make_run(tmp_path_factory.mktemp("stopped") / "run", llama_folder, SPECS["best"])
     attempt = run.start()
-    assert stepping(16, 0).comes(attempt)
+    assert stepping(best_step(undisturbed("best")) + 4, 0).comes(attempt)
     assert attempt.strike(signal.SIGTERM) == 75
     return run
 
@@ -186,7 +197,7 @@ def test_a_store_may_be_moved_with_its_best_checkpoint(copy: Run, undisturbed: U
 def test_without_its_best_checkpoint_a_run_begins_anew_and_says_so(
     copy: Run, undisturbed: Undisturbed
 ) -> None:
-    flip_a_bit(copy.checkpoint(12))
+    flip_a_bit(copy.checkpoint(best_step(undisturbed("best"))))
     steps = copy.checkpoints()
     copy.end()
     assert [event.data["step"] for event in copy.events("checkpoint_skipped")] == steps

@@ -214,9 +214,9 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
 
     end_with_launcher()
     if world() > 1:
+        _check_backend(options)
         from hone_trainer.training.ranks import first_does, join, losing_none
 
-        _check_backend(options)
         with losing_none():
             join()
             plan, processes = first_does(lambda: _plan_run(options, store))
