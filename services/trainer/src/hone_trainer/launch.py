@@ -58,6 +58,11 @@ def world_here() -> int:
     return _number("LOCAL_WORLD_SIZE", world())
 
 
+def threads(processes: int) -> int:
+    """Of each of so many on this machine, when they share out its cores."""
+    return max(1, len(os.sched_getaffinity(0)) // processes)
+
+
 def is_launched() -> bool:
     """Whether this process was begun as one of several, if only one: then it begins no others."""
     return "WORLD_SIZE" in os.environ
@@ -141,7 +146,6 @@ def _number(name: str, otherwise: int) -> int:
 
 def _environment(ours: Mapping[str, str], number: int, processes: int, port: int) -> dict[str, str]:
     """Of the process with this number; the cores are shared out, unless the user did."""
-    cores = len(os.sched_getaffinity(0))
     theirs = {
         "RANK": number,
         "LOCAL_RANK": number,
@@ -150,8 +154,8 @@ def _environment(ours: Mapping[str, str], number: int, processes: int, port: int
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }
-    threads = {"OMP_NUM_THREADS": str(max(1, cores // processes))}
-    return threads | dict(ours) | {name: str(value) for name, value in theirs.items()}
+    share = {"OMP_NUM_THREADS": str(threads(processes))}
+    return share | dict(ours) | {name: str(value) for name, value in theirs.items()}
 
 
 @dataclass

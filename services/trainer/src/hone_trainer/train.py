@@ -1,5 +1,6 @@
 """`hone-trainer train`: TRL and PEFT do the training; out comes a sealed adapter, or whole weights."""
 
+import ctypes
 import gc
 import importlib.metadata
 import json
@@ -7,6 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers.utils import logging as transformers_logging
 
 from hone_contract.artifact import Artifact, draft, seal
@@ -144,7 +146,7 @@ class _Run:
         trainer.write(partial)
         self.state = trainer.state
         del trainer
-        gc.collect()
+        _give_memory_back()
         leave()
 
     def _begin(self) -> Artifact | None:
@@ -216,6 +218,15 @@ class _Run:
         if not self.plan.spec.wants_best or best in (None, self.state.global_step):
             return []
         return [f"What is sealed is the checkpoint after step {best}, which had the lowest evaluation loss."]
+
+
+def _give_memory_back() -> None:
+    """Of a model that was let go. glibc keeps what was freed, and reading it anew would come on top."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _versions() -> dict[str, str]:

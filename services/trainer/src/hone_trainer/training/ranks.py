@@ -44,6 +44,8 @@ def join() -> None:
     On GPUs this one takes its own. Raises BadConfiguration when there are too few.
     """
     on_gpu = torch.cuda.is_available()
+    # accelerate would warn that nobody says how many, and choose by itself.
+    os.environ.setdefault("OMP_NUM_THREADS", str(launch.threads(launch.world_here())))
     if on_gpu:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group(
