@@ -21,6 +21,8 @@ from hone_contract.spec_file import load_run_spec
 from hone_contract.store import Store
 from hone_trainer.record import load_records
 
+pytestmark = pytest.mark.chain
+
 GUIDES = Path(__file__).parent / "guides"
 BLOCKS = ("fine_tune", "prompt_template", "generate_text")
 THEIR_MODEL, THEIR_MODULE = "Qwen/Qwen2-7B-Instruct", "finetune.utils"
