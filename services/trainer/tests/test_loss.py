@@ -17,7 +17,7 @@ TOKENS, SIZE, VOCABULARY = 37, 12, 50
 
 @pytest.fixture(params=[1, 5, 1000], ids=lambda rows: f"{rows} rows")
 def _chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "_CHUNK_BYTES", 4 * VOCABULARY * request.param)
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * VOCABULARY * request.param)
 
 
 @pytest.mark.usefixtures("_chunks")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from trainer_step import Step, first_step, planned, trainer_of
-from trainer_tiny import line, save_base
+from trainer_tiny import SIZES, line, save_base
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -37,15 +37,7 @@ LINES = [
     )
 ]
 ROWS = "training: {batch_size: 8, packing: true, tokens_per_pass: 4096}\n"
-SMALL = {
-    "vocab_size": 304,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-}
+SMALL = {"vocab_size": 304, **SIZES}
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,16 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 _TEXT = "system user assistant: what is the colour of the sky? The sky is blue, the grass is green."
-_SHAPE: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
+}
+_SHAPE: dict[str, Any] = {
+    **SIZES,
     # Wide enough for the model to have opinions, so that no two tokens are nearly as likely.
     "initializer_range": 0.2,
     "bos_token_id": None,

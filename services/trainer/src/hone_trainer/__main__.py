@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from hone_contract.artifact import open_artifact, write_atomically
 from hone_contract.edge import Parser, run
@@ -17,6 +17,8 @@ from hone_trainer.sampling import Sampling, add_sampling, sampling_of
 
 if TYPE_CHECKING:
     from hone_trainer.plan import Plan
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 _SEE_GENERATE = ". See: hone-trainer generate --help"
 
@@ -39,6 +41,17 @@ def _parser() -> Parser:
     parser.add_argument("--store", type=Path, help="the store's folder (default: $HONE_STORE or ./store)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    _add_import_base(commands)
+    _add_prepare(commands)
+    _add_preview(commands)
+    _add_plan(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_generate(commands)
+    return parser
+
+
+def _add_import_base(commands: Commands) -> None:
     command = commands.add_parser("import-base", help="bring a base model into the store, as safetensors")
     command.add_argument(
         "source", help="demo:smollm2-135m-instruct, a folder (./…), or a Hub id (owner/name)"
@@ -47,22 +60,30 @@ def _parser() -> Parser:
     command.add_argument("--revision", help="branch, tag or commit on the Hub")
     command.set_defaults(act=_import_base)
 
+
+def _add_prepare(commands: Commands) -> None:
     command = commands.add_parser("prepare", help="validate and seal a run's data, without training")
     _add_run(command)
     command.add_argument("--strict", action="store_true", help="refuse the data at its first bad record")
     command.set_defaults(act=_prepare)
 
+
+def _add_preview(commands: Commands) -> None:
     command = commands.add_parser("preview", help="show records as the model will see them")
     _add_run(command)
     command.add_argument("--records", type=_count, default=3, help="how many to show (default: 3)")
     command.add_argument("--html", type=Path, metavar="FILE", help="write a page, in place of the text")
     command.set_defaults(act=_preview)
 
+
+def _add_plan(commands: Commands) -> None:
     command = commands.add_parser("plan", help="say what a run will take, and refuse one that cannot fit")
     _add_run(command)
     command.add_argument("--json", action="store_true", help="write JSON, sizes in bytes")
     command.set_defaults(act=_plan)
 
+
+def _add_train(commands: Commands) -> None:
     command = commands.add_parser(
         "train", help="train a run; fetches its base and prepares its data as needed"
     )
@@ -87,6 +108,8 @@ def _parser() -> Parser:
     )
     command.set_defaults(act=_train)
 
+
+def _add_evaluate(commands: Commands) -> None:
     command = commands.add_parser("evaluate", help="measure what a run made, beside its base")
     command.add_argument("run_id", help="the run id that train printed")
     command.add_argument(
@@ -108,6 +131,8 @@ def _parser() -> Parser:
     command.add_argument("--json", type=Path, metavar="FILE", help="file to write the numbers to as well")
     command.set_defaults(act=_evaluate)
 
+
+def _add_generate(commands: Commands) -> None:
     command = commands.add_parser("generate", help="let a base, a run or a merged model answer")
     command.add_argument("model", help="a base, a run id, or models/NAME[/VERSION]")
     what = command.add_mutually_exclusive_group()
@@ -127,7 +152,6 @@ def _parser() -> Parser:
     )
     add_sampling(command)
     command.set_defaults(act=_generate)
-    return parser
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:
@@ -165,8 +189,7 @@ def _prepare(options: argparse.Namespace, store: Store) -> None:
 def _preview(options: argparse.Namespace, store: Store) -> None:
     from hone_trainer.plan import make_plan
 
-    if options.html is not None and not options.html.parent.is_dir():
-        raise BadConfiguration(f"--html: there is no folder {options.html.parent}; make it first")
+    _check_folder("--html", options.html)
     plan = make_plan(options.spec, options.data, store)
     from hone_trainer.preview import as_text, preview
     from hone_trainer.preview_page import as_page

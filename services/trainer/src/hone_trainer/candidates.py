@@ -1,27 +1,20 @@
 """The models that are compared: a base, what a run made of it, and what was merged from that."""
 
-import gc
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import logging as transformers_logging
 
 from hone_contract.artifact import Artifact
 from hone_contract.model_files import CHAT_TEMPLATE
+from hone_trainer.chat_templates import load_tokenizer
 from hone_trainer.lookup import Found
-from hone_trainer.models import load_base, load_tuned
+from hone_trainer.models import free_memory, load_base, load_tuned
 
 Made = TypeVar("Made")
 Ask = Callable[[str, Any], Made]
 """Is given a model's title and the model, in evaluation mode."""
-
-
-def quiet() -> None:
-    """The bars of transformers would stand between our lines."""
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
 
 
 def tokenizer_of(artifact: Artifact, base: Artifact) -> PreTrainedTokenizerBase:
@@ -29,10 +22,10 @@ def tokenizer_of(artifact: Artifact, base: Artifact) -> PreTrainedTokenizerBase:
 
     An adapter has the same files but no `config.json`, by which transformers chooses a tokenizer's class.
     """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.path)
     template = artifact.path / CHAT_TEMPLATE
     if template.is_file():
-        tokenizer.chat_template = template.read_text(encoding="utf-8")
+        return load_tokenizer(base.path, template.read_text(encoding="utf-8"))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(base.path)
     return tokenizer
 
 
@@ -57,11 +50,11 @@ def ask_each(
         titles = {"base": "base", "model": "merged"}
         if compare:
             answers["base"] = ask("base", load(found.base, found.base, dtype))
-            _free()
+            free_memory()
         title = titles.get(found.artifact.manifest.kind, "tuned")
         answers[title] = ask(title, load(found.artifact, found.base, dtype))
     if merged is not None:
-        _free()
+        free_memory()
         answers["merged"] = ask("merged", load(merged.artifact, merged.base, dtype))
     return answers
 
@@ -74,9 +67,3 @@ def _ask_adapter(found: Found, dtype: torch.dtype, ask: Ask[Made], compare: bool
         with model.disable_adapter():
             answers["base"] = ask("base", model)
     return answers | {"tuned": ask("tuned", model)}
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

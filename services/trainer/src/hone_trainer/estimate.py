@@ -16,6 +16,7 @@ from hone_trainer.sizing.memory import Memory, Setting, memory
 from hone_trainer.sizing.shapes import Shapes, read_shapes
 from hone_trainer.sizing.trainable import Trainable, adapters, everything
 from hone_trainer.sizing.workload import Workload, workload
+from hone_trainer.training.batches import recomputes
 
 METHODS: tuple[Method, ...] = get_args(Method)
 _MOST_GPUS = 64
@@ -136,13 +137,12 @@ class _Sizes:
     def setting(self, spec: RunSpec, on_gpu: bool) -> Setting:
         training, by_adapter = spec.training, spec.method != "full"
         wide = training.dtype == "float32" or (training.dtype == "auto" and not on_gpu)
-        checkpointing = training.gradient_checkpointing
         return Setting(
             method=spec.method,
             on_gpu=on_gpu,
             number=4 if wide else 2,
             tokens=self.work.largest_pass(training, on_gpu),
-            checkpointing=on_gpu if checkpointing == "auto" else checkpointing,
+            checkpointing=recomputes(training, on_gpu),
             eight_bit=training.optimizer == "adamw_8bit",
             dropout=by_adapter and spec.lora.dropout > 0,
             dora=by_adapter and spec.lora.use_dora,

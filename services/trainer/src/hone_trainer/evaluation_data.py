@@ -15,7 +15,7 @@ from hone_contract.store import Store
 from hone_trainer.data.dataset import Counting, prepare
 from hone_trainer.data.tokeniser import Tokeniser
 from hone_trainer.lookup import Found
-from hone_trainer.record import Record, load_records
+from hone_trainer.record import Record, load_records, spread
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def evaluation_data(
     records = load_records(dataset.path / f"{part}.jsonl")
     if not records:
         raise BadInput(f"run {found.run_id} set no records aside for evaluation; name some with --data FILE")
-    return EvaluationData(dataset, part, _spread(records, limit))
+    return EvaluationData(dataset, part, spread(records, limit or len(records)))
 
 
 def _own(found: Found, store: Store) -> Artifact:
@@ -79,8 +79,3 @@ def _other(found: Found, spec: RunSpec, data_file: Path, store: Store) -> Artifa
     template = (found.artifact.path / CHAT_TEMPLATE).read_text(encoding="utf-8")
     counting = Counting(Tokeniser(found.base, template), None, spec.training.max_length)
     return prepare(data.model_copy(update=whole), Path(), store, counting, Reporter("trainer"))
-
-
-def _spread(records: list[Record], limit: int | None) -> list[Record]:
-    count = min(limit or len(records), len(records))
-    return [records[index * len(records) // count] for index in range(count)]

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter, StepMetrics
+from hone_trainer.launch import rank
 
 _LOOPBACK = "127.0.0.1"
 _HELP = {
@@ -94,7 +95,7 @@ def exporting(run_id: str, address: tuple[str, int] | None) -> Iterator[Exporter
     None without an address, and in all processes of a run but the first.
     Raises BadConfiguration when the address cannot be had.
     """
-    if address is None or os.environ.get("RANK", "0") != "0":
+    if address is None or rank() != 0:
         yield None
         return
     # A registry of its own: whoever runs the process watches its processor and memory already.

@@ -126,8 +126,8 @@ def load_model_and_tokenizer(config: FineTuningConfig) -> tuple[Any, Any]:
     What `run_fine_tuning` returned is loaded with the base of its store, or else the one of HONE_STORE.
     Raises BadConfiguration when neither has it.
     """
-    from hone_trainer.candidates import load, quiet, tokenizer_of  # noqa: PLC0415 - imports torch
-    from hone_trainer.models import pick_dtype  # noqa: PLC0415
+    from hone_trainer.candidates import load, tokenizer_of  # noqa: PLC0415 - imports torch
+    from hone_trainer.models import pick_dtype, quiet  # noqa: PLC0415
 
     quiet()
     dtype = pick_dtype(TrainingSpec(dtype=config.dtype))

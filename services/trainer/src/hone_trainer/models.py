@@ -1,5 +1,7 @@
 """Loads models: a base in the number format of its method, and what a run made of it."""
 
+import ctypes
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -11,6 +13,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import logging as transformers_logging
 
 from hone_contract.artifact import Artifact
 from hone_contract.run_spec import Method, TrainingSpec
@@ -18,6 +21,21 @@ from hone_trainer.sizing.shapes import read_shapes
 
 # Of a GPU's free memory, for weights; what they compute needs the rest.
 _USABLE = 0.8
+
+
+def quiet() -> None:
+    """The bars and warnings of transformers would stand between our lines."""
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def free_memory() -> None:
+    """Of a model that was let go. glibc keeps what was freed, and reading another would come on top."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def pick_dtype(training: TrainingSpec) -> torch.dtype:

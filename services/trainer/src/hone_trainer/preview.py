@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from hone_trainer.chat_templates import load_tokenizer
 from hone_trainer.conversation import Seen, see
 from hone_trainer.plan import Plan
-from hone_trainer.record import Record, load_records
+from hone_trainer.record import Record, load_records, spread
 from hone_trainer.terminal import harmless
 
 _LEARNED, _PLAIN = "\x1b[1;32m", "\x1b[0m"
@@ -34,7 +33,8 @@ class Shown:
 def preview(plan: Plan, count: int) -> list[Shown]:
     """At most `count` of the training records, evenly spread. Raises BadInput as training would."""
     tokenizer = load_tokenizer(plan.base.path, plan.chat_template)
-    return [show(tokenizer, record) for record in _spread(plan.dataset.path / "train.jsonl", count)]
+    records = load_records(plan.dataset.path / "train.jsonl")
+    return [show(tokenizer, record) for record in spread(records, count)]
 
 
 def show(tokenizer: PreTrainedTokenizerBase, record: Record) -> Shown:
@@ -53,12 +53,6 @@ def as_text(shown: list[Shown], *, colour: bool) -> str:
         + "\n"
         for record in shown
     )
-
-
-def _spread(path: Path, count: int) -> list[Record]:
-    records = load_records(path)
-    count = min(count, len(records))
-    return [records[index * len(records) // count] for index in range(count)]
 
 
 def _parts(seen: Seen) -> list[tuple[str, bool]]:

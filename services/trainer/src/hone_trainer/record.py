@@ -52,6 +52,12 @@ def load_records(path: Path) -> list[Record]:
     return list(iter_records(path))
 
 
+def spread(records: list[Record], count: int) -> list[Record]:
+    """At most `count` of them, evenly spread over the whole list."""
+    count = min(count, len(records))
+    return [records[index * len(records) // count] for index in range(count)]
+
+
 def iter_records(path: Path) -> Iterator[Record]:
     """Likewise, one by one."""
     # Files break lines at \n alone when newline is "\n"; U+2028 may stand inside a JSON string.

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from hone_contract.artifact import write_atomically
 from hone_contract.errors import HoneError, RetryableFailure
 from hone_contract.events import Reporter, RunStatus, StepMetrics, write_status
+from hone_trainer.launch import rank
 
 EVENTS, METRICS, STATUS, SPEC, REPORT = (
     "events.jsonl",
@@ -95,7 +96,7 @@ def _tell_end(
     # When one of several processes fails, the others fail of that: the first one knows why.
     told = now is not None and now != before and now.state == "failed"
     is_stop = isinstance(error, RetryableFailure | KeyboardInterrupt) or _is_stop_code(error)
-    if told or (is_stop and os.environ.get("RANK", "0") != "0") or _tells_another(error):
+    if told or (is_stop and rank() != 0) or _tells_another(error):
         return
     status = now or RunStatus(run_id=path.parent.name, state="running", updated_at=datetime.now(UTC))
     ended = {"state": "stopped" if is_stop else "failed", "message": _message(error)}

@@ -1,15 +1,10 @@
 """`hone-trainer train`: TRL and PEFT do the training; out comes a sealed adapter, or whole weights."""
 
-import ctypes
-import gc
 import importlib.metadata
 import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from transformers.utils import logging as transformers_logging
 
 from hone_contract.artifact import Artifact, draft, seal
 from hone_contract.errors import BadConfiguration
@@ -19,6 +14,7 @@ from hone_contract.store import Store
 from hone_trainer import launch
 from hone_trainer.diary import Diary, begin_diary, failure_told, peak_memory_mb
 from hone_trainer.exporter import Exporter, exporting
+from hone_trainer.models import free_memory, quiet
 from hone_trainer.plan import Plan
 from hone_trainer.run_files import EVENTS, METRICS, REPORT
 from hone_trainer.run_report import RunReport, Sample, write_report
@@ -88,8 +84,7 @@ class _Run:
     stop: Stopping
 
     def __post_init__(self) -> None:
-        transformers_logging.disable_progress_bar()
-        transformers_logging.set_verbosity_error()
+        quiet()
         plan = self.plan
         self.folder = self.store.run(plan.run_id)
         self.reporter = Reporter("trainer", self.folder / EVENTS) if rank() == 0 else launch.Silent("trainer")
@@ -146,7 +141,7 @@ class _Run:
         trainer.write(partial)
         self.state = trainer.state
         del trainer
-        _give_memory_back()
+        free_memory()
         leave()
 
     def _begin(self) -> Artifact | None:
@@ -218,15 +213,6 @@ class _Run:
         if not self.plan.spec.wants_best or best in (None, self.state.global_step):
             return []
         return [f"What is sealed is the checkpoint after step {best}, which had the lowest evaluation loss."]
-
-
-def _give_memory_back() -> None:
-    """Of a model that was let go. glibc keeps what was freed, and reading it anew would come on top."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def _versions() -> dict[str, str]:

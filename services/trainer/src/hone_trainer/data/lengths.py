@@ -2,19 +2,14 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from hone_contract.errors import BadInput
-from hone_trainer.chat_templates import load_tokenizer
 from hone_trainer.conversation import see
-from hone_trainer.data.cores import on_all_cores
+from hone_trainer.data.tokenising import by_tokenizer
 from hone_trainer.record import Record
-
-_AT_ONCE = 256
-_WORTH_PROCESSES = 8 * _AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -28,32 +23,8 @@ class Length:
 
 def measure(lines: Iterable[bytes], count: int, base: Path, template: str) -> Iterator[Length]:
     """The length of each of `count` records, in order; many are measured on all cores."""
-    batches = _batches(lines)
-    if count < _WORTH_PROCESSES:
-        tokenizer = load_tokenizer(base, template)
-        for batch in batches:
-            yield from _measure(tokenizer, batch)
-        return
-    for found in on_all_cores(_measure_batch, batches, _begin, base, template):
+    for found in by_tokenizer(_measure, lines, count, base, template):
         yield from found
-
-
-def _batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
-    iterator = iter(lines)
-    while batch := list(islice(iterator, _AT_ONCE)):
-        yield batch
-
-
-_of_this_process: list[PreTrainedTokenizerBase] = []
-
-
-def _begin(base: Path, template: str) -> None:
-    # The process may be the caller's own, which measures for one base after the other.
-    _of_this_process[:] = [load_tokenizer(base, template)]
-
-
-def _measure_batch(batch: list[bytes]) -> list[Length]:
-    return _measure(_of_this_process[0], batch)
 
 
 def _measure(tokenizer: PreTrainedTokenizerBase, batch: list[bytes]) -> list[Length]:

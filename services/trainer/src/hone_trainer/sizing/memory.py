@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from hone_contract.run_spec import Method
 from hone_trainer.sizing.shapes import Linear, Shapes
 from hone_trainer.sizing.trainable import Trainable
+from hone_trainer.training.loss import CHUNK_BYTES
 
 # Layers of one decoder layer that are given the same tensor.
 _SAME_INPUT = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}, {"w1", "w3"})
@@ -21,9 +22,6 @@ _AFTER_ATTENTION = {"o_proj", "out_proj", "dense"}
 # NF4: half a byte a parameter, a scale in 8 bits for each 64 of them, and a scale of 4 bytes for each 256 of
 # those (https://arxiv.org/abs/2305.14314, section 3).
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
-
-# The loss is computed on as many tokens at a time as have this many bytes of logits.
-_LOGITS = 64 * 2**20
 
 # What a process holds before it has a model: on a CPU, Python with its libraries, as measured; on a GPU, the
 # CUDA context and the workspaces of its libraries.
@@ -127,7 +125,7 @@ def _weights(shapes: Shapes, trainable: Trainable, setting: Setting) -> int:
 
 def _loss(shapes: Shapes, setting: Setting) -> int:
     """A chunk of logits, the states that the head is given, their gradient, and the head's if it learns."""
-    chunk = min(_LOGITS, _FLOAT32 * shapes.vocabulary * setting.tokens)
+    chunk = min(CHUNK_BYTES, _FLOAT32 * shapes.vocabulary * setting.tokens)
     states = 2 * setting.number * shapes.hidden * setting.tokens
     head = setting.number * shapes.vocabulary * shapes.hidden if setting.method == "full" else 0
     return chunk + states + head

@@ -1,14 +1,11 @@
 """Which weights a run trains, and how many they are."""
 
 import math
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from hone_contract.run_spec import LoraSpec
+from hone_trainer.layer_names import PROJECTIONS, is_named, matches
 from hone_trainer.sizing.shapes import Shapes
-
-PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,8 @@ def adapters(shapes: Shapes, lora: LoraSpec) -> Trainable:
     if lora.target_modules == "all-linear":
         adapted = [each for each in shapes.linears if not each.is_expert]
     else:
-        targets = PROJECTIONS if lora.target_modules == "projections" else set(lora.target_modules)
-        adapted = [each for each in shapes.matrices if _is_named(each.name, targets)]
+        targets = PROJECTIONS if lora.target_modules == "projections" else lora.target_modules
+        adapted = [each for each in shapes.matrices if is_named(each.name, targets)]
     ranks = {each.name: _rank(each.name, lora) for each in adapted}
     added = sum(ranks[each.name] * (each.inputs + each.outputs) for each in adapted)
     if lora.use_dora:
@@ -50,19 +47,15 @@ def adapters(shapes: Shapes, lora: LoraSpec) -> Trainable:
     return Trainable(ranks, added, whole)
 
 
-def _is_named(layer: str, names: Iterable[str]) -> bool:
-    return any(f".{layer}".endswith(f".{name}") for name in names)
-
-
 def _is_saved(weight: str, lora: LoraSpec) -> bool:
     """A module that is named, or any module within it."""
     parts = weight.split(".")
-    return any(_is_named(".".join(parts[:end]), lora.modules_to_save) for end in range(1, len(parts)))
+    return any(is_named(".".join(parts[:end]), lora.modules_to_save) for end in range(1, len(parts)))
 
 
 def _rank(layer: str, lora: LoraSpec) -> int:
     """As PEFT reads rank_pattern: the first key that matches the end of the layer's name."""
     for key, rank in lora.rank_pattern.items():
-        if re.match(rf"(.*\.)?({key})$", layer):
+        if matches(key, layer):
             return rank
     return lora.r

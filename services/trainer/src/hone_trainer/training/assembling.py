@@ -16,7 +16,7 @@ from hone_trainer.chat_templates import load_tokenizer
 from hone_trainer.models import device, load_base, pick_dtype
 from hone_trainer.plan import Plan
 from hone_trainer.training import attention
-from hone_trainer.training.batches import tokens_per_pass
+from hone_trainer.training.batches import recomputes, tokens_per_pass
 from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.lora import lora_config
 from hone_trainer.training.lora_layers import speed_up
@@ -171,7 +171,6 @@ def _arguments(
 ) -> SFTConfig:
     training, on_gpu, dtype = spec.training, torch.cuda.is_available(), pick_dtype(spec.training)
     optimizers = {"adamw_8bit": "adamw_8bit", "adamw": "adamw_torch_fused" if on_gpu else "adamw_torch"}
-    checkpointing = on_gpu if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
     return SFTConfig(
         output_dir=str(checkpoints.folder.parent),
         num_train_epochs=training.epochs,
@@ -197,7 +196,7 @@ def _arguments(
         max_length=None,
         dataset_kwargs={"skip_prepare_dataset": True},
         # Unsloth's own is on from when it loaded the model.
-        gradient_checkpointing=checkpointing and spec.backend == "transformers",
+        gradient_checkpointing=recomputes(training, on_gpu) and spec.backend == "transformers",
         logging_steps=1,
         logging_nan_inf_filter=False,
         eval_strategy="steps" if evaluates else "no",

@@ -18,6 +18,11 @@ def tokens_per_pass(training: TrainingSpec, on_gpu: bool) -> int:
     return training.max_length if on_gpu else _CPU_TOKENS
 
 
+def recomputes(training: TrainingSpec, on_gpu: bool) -> bool:
+    """Whether activations are computed again in the backward pass: as asked, or on a GPU."""
+    return on_gpu if training.gradient_checkpointing == "auto" else training.gradient_checkpointing
+
+
 class Steps:
     """A batch sampler: the records of each optimiser step that fall to one of several processes.
 

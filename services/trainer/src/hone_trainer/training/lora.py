@@ -9,8 +9,8 @@ from transformers.pytorch_utils import Conv1D
 
 from hone_contract.errors import BadConfiguration
 from hone_contract.run_spec import LoraSpec
+from hone_trainer.layer_names import PROJECTIONS, is_named, matches
 
-PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _TIED = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 _ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
 
@@ -20,12 +20,12 @@ def lora_config(model: Any, lora: LoraSpec) -> LoraConfig:
 
     Raises BadConfiguration for a layer that the base lacks or whose adapter could not be merged.
     """
-    targets: str | list[str] = PROJECTIONS if lora.target_modules == "projections" else lora.target_modules
+    targets = list(PROJECTIONS) if lora.target_modules == "projections" else lora.target_modules
     layers = [name for name, module in model.named_modules() if isinstance(module, _ADAPTABLE)]
     _check_names(model, "target_modules", layers, [] if isinstance(targets, str) else targets)
     every = [name for name, _ in model.named_modules()]
     _check_names(model, "modules_to_save", every, lora.modules_to_save)
-    adapted = [name for name in layers if isinstance(targets, str) or any(_ends(name, t) for t in targets)]
+    adapted = [name for name in layers if isinstance(targets, str) or is_named(name, targets)]
     for field in ("rank_pattern", "alpha_pattern"):
         _check_patterns(field, getattr(lora, field), adapted)
     return LoraConfig(
@@ -38,7 +38,7 @@ def lora_config(model: Any, lora: LoraSpec) -> LoraConfig:
         rank_pattern=lora.rank_pattern,
         alpha_pattern=lora.alpha_pattern,
         # In full: PEFT goes by how names end, and `norm` would be `input_layernorm` too.
-        modules_to_save=[each for each in every if any(_ends(each, n) for n in lora.modules_to_save)] or None,
+        modules_to_save=[each for each in every if is_named(each, lora.modules_to_save)] or None,
         task_type="CAUSAL_LM",
     )
 
@@ -46,7 +46,7 @@ def lora_config(model: Any, lora: LoraSpec) -> LoraConfig:
 def _check_names(model: Any, field: str, layers: list[str], names: list[str]) -> None:
     """PEFT passes over a layer that the base has not, as long as it has another of the list."""
     for name in names:
-        if not any(_ends(layer, name) for layer in layers):
+        if not any(is_named(layer, [name]) for layer in layers):
             known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers} - {""}))
             raise BadConfiguration(f"lora.{field}: the base has no layer {name!r}; it has {known}")
         if name.rpartition(".")[2] in _TIED and model.config.tie_word_embeddings:
@@ -59,16 +59,11 @@ def _check_names(model: Any, field: str, layers: list[str], names: list[str]) ->
 def _check_patterns(field: str, patterns: dict[str, int], layers: list[str]) -> None:
     for pattern in patterns:
         try:
-            # As peft.utils.get_pattern_key has it.
-            matching = re.compile(rf"(.*\.)?({pattern})$")
+            is_found = any(matches(pattern, layer) for layer in layers)
         except re.error as error:
             raise BadConfiguration(f"lora.{field}: {pattern!r} is no regular expression: {error}") from error
-        if not any(matching.match(layer) for layer in layers):
+        if not is_found:
             raise BadConfiguration(
                 f"lora.{field}: {pattern!r} matches no layer that gets an adapter; "
                 "write a layer's name, such as q_proj"
             )
-
-
-def _ends(layer: str, name: str) -> bool:
-    return f".{layer}".endswith(f".{name}")

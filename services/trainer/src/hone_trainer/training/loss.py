@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-_CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 64 * 2**20
+"""Of logits in float32 that are held at a time."""
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -18,7 +19,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
     ) -> torch.Tensor:
-        rows = max(1, _CHUNK_BYTES // (4 * weight.shape[0]))
+        rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
         wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], ctx.needs_input_grad[2]]
         gradients = [
             torch.zeros_like(value) if value is not None and needed else None

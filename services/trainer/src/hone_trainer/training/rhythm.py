@@ -26,11 +26,13 @@ class Rhythm(TrainerCallback):  # type: ignore[misc]
         evaluation = last or step % self.evaluation == 0
         saving = self.spec.checkpoints.save_steps
         control.should_evaluate = self.evaluates and evaluation
+        by_evaluation = saving is None or self.spec.wants_best
         control.should_save = (
-            last or self._stops() or (evaluation if saving is None or self.spec.wants_best else False)
+            last
+            or self._stops()
+            or (evaluation and by_evaluation)
+            or (saving is not None and step % saving == 0)
         )
-        if saving is not None and step % saving == 0:
-            control.should_save = True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

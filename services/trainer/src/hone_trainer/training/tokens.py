@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,17 +16,15 @@ from transformers import PreTrainedTokenizerBase
 from hone_contract.events import Reporter
 from hone_contract.manifest import digest_of
 from hone_contract.store import Store
-from hone_trainer.chat_templates import load_tokenizer
 from hone_trainer.conversation import IGNORED, Sequence, to_sequence
-from hone_trainer.data.cores import on_all_cores
 from hone_trainer.data.tokeniser import Tokeniser
+from hone_trainer.data.tokenising import by_tokenizer
 from hone_trainer.plan import Plan
 from hone_trainer.record import Record
 
 # Part of the file's name: raise it when the same record would become other tokens.
 _VERSION = 1
-_AT_ONCE = 256
-_WORTH_PROCESSES = 16 * _AT_ONCE
+_TELL_EVERY = 2048
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ def _tokenise(plan: Plan, side: str, reporter: Reporter) -> TokenisedRecords:
         ids.append(torch.tensor([token for each in batch for token in each.input_ids], dtype=torch.int32))
         labels = torch.tensor([label for each in batch for label in each.labels])
         learned.append(labels != IGNORED)
-        if len(ends) % (8 * _AT_ONCE) == 0:
+        if len(ends) % _TELL_EVERY == 0:
             reporter.tell("tokenising", f"{side}: {len(ends)} records", records=len(ends))
     empty = torch.zeros(0, dtype=torch.int32)
     return TokenisedRecords(
@@ -135,29 +133,11 @@ def _tokenise(plan: Plan, side: str, reporter: Reporter) -> TokenisedRecords:
 
 
 def _sequences(path: Path, plan: Plan) -> Iterator[list[Sequence]]:
-    begin = (plan.base.path, plan.chat_template, plan.spec.training.max_length)
+    work = partial(_batch, max_length=plan.spec.training.max_length)
     with path.open("rb") as file:
         lines = sum(1 for _ in file)
         file.seek(0)
-        batches = iter(lambda: list(islice(file, _AT_ONCE)), [])
-        if lines >= _WORTH_PROCESSES:
-            yield from on_all_cores(_batch_here, batches, _begin, *begin)
-            return
-        tokenizer = load_tokenizer(plan.base.path, plan.chat_template)
-        for batch in batches:
-            yield _batch(tokenizer, batch, plan.spec.training.max_length)
-
-
-_of_this_process: list[tuple[PreTrainedTokenizerBase, int]] = []
-
-
-def _begin(base: Path, template: str, max_length: int) -> None:
-    _of_this_process.append((load_tokenizer(base, template), max_length))
-
-
-def _batch_here(lines: list[bytes]) -> list[Sequence]:
-    tokenizer, max_length = _of_this_process[0]
-    return _batch(tokenizer, lines, max_length)
+        yield from by_tokenizer(work, file, lines, plan.base.path, plan.chat_template)
 
 
 def _batch(tokenizer: PreTrainedTokenizerBase, lines: list[bytes], max_length: int) -> list[Sequence]:
