@@ -8,8 +8,8 @@ tokens.
 - TRL: bench/trl_train.py, SFTTrainer with its own collator, batch 2 × 4, on prompt and completion.
 
 The records are questions and answers of the examples, put together to lengths that are log-normal as chats'
-are: median 130 words, sigma 0.7, at most 600 words; seed 42. Tokens a second count prompts and answers, not
-padding, over the training loop alone: Hone's evaluation and checkpoints are left out, TRL is told to make
+are: median 128 tokens, sigma 0.7, at most 1,024 tokens; seed 42. Tokens a second count prompts and answers,
+not padding, over the training loop alone: Hone's evaluation and checkpoints are left out, TRL is told to make
 none. Both adapters' losses on the same 16 other records come from the same function. Peak memory is the whole
 process's (ru_maxrss), which on Hone's side also prepares the data, evaluates, and makes the probes.
 `gemm_fraction` is the share of the machine's matrix-multiplication peak, measured between the turns, that the
@@ -20,6 +20,7 @@ Run it on an idle machine. The last line printed is JSON, with medians.
 
 import argparse
 import json
+import math
 import os
 import platform
 import random
@@ -35,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from hone_contract.artifact import open_artifact
 from hone_contract.store import Store
@@ -68,8 +69,8 @@ def main() -> None:
     _python(["-m", "hone_trainer", "--store", str(store.root), "import-base", BASE])
     with tempfile.TemporaryDirectory(dir=store.root.resolve()) as name:
         folder = Path(name)
-        _write_records(folder, options.records)
         base = store.base(BASE).resolve()
+        _write_records(folder, options.records, base)
         hone, trl, peaks, learned = [], [], [], 0.0
         for turn in range(1, options.turns + 1):
             peaks.append(_gemm_peak())
@@ -91,10 +92,11 @@ def _options() -> argparse.Namespace:
 # -- the records -----------------------------------------------------------------------------------
 
 
-def _write_records(folder: Path, count: int) -> None:
+def _write_records(folder: Path, count: int, base: Path) -> None:
     rng = random.Random(42)
     pairs = _pairs()
-    records = [_record(pairs, rng) for _ in range(count + HELD_OUT)]
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    records = [_record(pairs, rng, tokenizer) for _ in range(count + HELD_OUT)]
     for name, part in (("train", records[:count]), ("eval", records[count:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in part))
 
@@ -114,14 +116,21 @@ def _pairs() -> list[tuple[str, str]]:
     return found
 
 
-def _record(pairs: list[tuple[str, str]], rng: random.Random) -> dict[str, Any]:
-    wanted = min(600, rng.lognormvariate(4.87, 0.7))
+def _record(
+    pairs: list[tuple[str, str]], rng: random.Random, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """Questions in one turn, their answers in the next; the last answer ends at the length drawn."""
+    wanted = int(min(1024, rng.lognormvariate(math.log(128), 0.7)))
     questions: list[str] = []
     answers: list[str] = []
-    while not answers or len(" ".join(questions + answers).split()) < wanted:
+    room = wanted
+    while not answers or room > 0:
         question, answer = rng.choice(pairs)
+        room -= len(tokenizer.encode(question))
+        kept = tokenizer.encode(answer)[: max(8, room)]
+        room -= len(kept)
         questions.append(question)
-        answers.append(" ".join(answer.split()[: max(8, int(wanted))]))
+        answers.append(tokenizer.decode(kept))
     messages = [
         {"role": "user", "content": "\n".join(questions)},
         {"role": "assistant", "content": "\n".join(answers)},
