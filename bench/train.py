@@ -40,11 +40,11 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from hone_contract.artifact import open_artifact
 from hone_contract.store import Store
-from hone_trainer.chat_templates import load_tokenizer
-from hone_trainer.conversation import Sequence, to_sequence
+from hone_trainer.answering.scoring import mean_loss, score
+from hone_trainer.chat.chat_templates import load_tokenizer
+from hone_trainer.chat.conversation import Sequence, to_sequence
 from hone_trainer.models import open_pair
 from hone_trainer.record import load_records
-from hone_trainer.scoring import mean_loss, score
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"

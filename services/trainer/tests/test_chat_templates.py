@@ -16,12 +16,12 @@ from hone_contract.model_files import TOKENIZER_FILES, sha256_of
 from hone_contract.probes import read_probes
 from hone_contract.run_spec import ModelSpec, RunSpec
 from hone_contract.store import Store
-from hone_trainer.chat_templates import load_tokenizer
-from hone_trainer.conversation import IGNORED, see
+from hone_trainer.answering.probing import questions as probe_questions
+from hone_trainer.chat.chat_templates import load_tokenizer
+from hone_trainer.chat.conversation import IGNORED, see
+from hone_trainer.chat.template_choice import BUILT_IN, chosen_template
 from hone_trainer.plan import Plan, make_plan
-from hone_trainer.probing import questions as probe_questions
 from hone_trainer.record import Messages, Record
-from hone_trainer.template_choice import BUILT_IN, chosen_template
 from hone_trainer.train import train
 
 TURNS: Messages = [

@@ -7,8 +7,8 @@ from trainer_tiny import CHATML, END, Turn, conversation
 from transformers import PreTrainedTokenizerFast
 
 from hone_contract.errors import BadInput
-from hone_trainer.chat_templates import client_messages, served_messages, served_tools
-from hone_trainer.conversation import IGNORED, Sequence, render_prompt, see, to_sequence
+from hone_trainer.chat.chat_templates import client_messages, served_messages, served_tools
+from hone_trainer.chat.conversation import IGNORED, Sequence, render_prompt, see, to_sequence
 from hone_trainer.record import Record
 
 LONG = 2048

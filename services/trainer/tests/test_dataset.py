@@ -18,8 +18,8 @@ from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.events import Reporter
 from hone_contract.store import Store
 from hone_trainer.base import import_base, locate
-from hone_trainer.chat_templates import load_tokenizer
-from hone_trainer.conversation import see
+from hone_trainer.chat.chat_templates import load_tokenizer
+from hone_trainer.chat.conversation import see
 from hone_trainer.data.dataset import Counting
 from hone_trainer.data.dataset import prepare as prepare_counted
 from hone_trainer.data.tokeniser import Tokeniser

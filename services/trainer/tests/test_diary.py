@@ -30,9 +30,9 @@ from transformers import (
 
 from hone_contract.errors import BadInput, RetryableFailure
 from hone_contract.events import Reporter, StepMetrics, append_line
-from hone_trainer import diary as diary_module
-from hone_trainer.diary import Diary, begin_diary, failure_told
-from hone_trainer.run_files import read_metrics
+from hone_trainer.reporting import diary as diary_module
+from hone_trainer.reporting.diary import Diary, begin_diary, failure_told
+from hone_trainer.reporting.run_files import read_metrics
 
 TOKENS_A_STEP = 2 * LENGTH
 

@@ -21,8 +21,8 @@ from hone_contract.manifest import FileEntry, Manifest
 from hone_contract.run_spec import RunSpec
 from hone_contract.store import Store
 from hone_trainer.data.report import Lengths
-from hone_trainer.estimate import METHODS, check_fits, estimate, readable, what_to_lower
 from hone_trainer.plan import Plan, make_plan
+from hone_trainer.sizing.estimate import METHODS, check_fits, estimate, readable, what_to_lower
 from hone_trainer.sizing.machine import CARDS, Device, shared_by
 
 GB = 10**9

@@ -22,8 +22,8 @@ from hone_contract.artifact import draft, seal
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.store import Store
 from hone_trainer.__main__ import main
-from hone_trainer.evaluation_data import evaluation_data, spec_of
-from hone_trainer.lookup import Found
+from hone_trainer.answering.evaluation_data import evaluation_data, spec_of
+from hone_trainer.answering.lookup import Found
 from hone_trainer.record import Record, load_records
 
 RECORDS = [

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerFast, TrainerCallback
 
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import StepMetrics
-from hone_trainer.diary import begin_diary
-from hone_trainer.exporter import Exporter, exporting, metrics_address
-from hone_trainer.run_files import read_metrics
+from hone_trainer.reporting.diary import begin_diary
+from hone_trainer.reporting.exporter import Exporter, exporting, metrics_address
+from hone_trainer.reporting.run_files import read_metrics
 
 LOOPBACK = "127.0.0.1"
 

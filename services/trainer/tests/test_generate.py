@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from hone_contract.store import Store
 from hone_trainer.__main__ import main
-from hone_trainer.answers import Streamer, last_question, prompt_of
+from hone_trainer.answering.answers import Streamer, last_question, prompt_of
+from hone_trainer.answering.lookup import Found
+from hone_trainer.answering.prompts import draw_record
 from hone_trainer.base import import_base, locate
-from hone_trainer.lookup import Found
-from hone_trainer.prompts import draw_record
 from hone_trainer.record import Record
 
 TOKENS = 9

@@ -9,8 +9,8 @@ from trainer_tiny import questions
 
 from hone_contract.errors import ArtifactMissing, BadConfiguration, BadInput
 from hone_contract.store import Store
+from hone_trainer.answering.lookup import Found, find, find_merged, find_model, find_run
 from hone_trainer.base import import_base, locate
-from hone_trainer.lookup import Found, find, find_merged, find_model, find_run
 
 
 @pytest.fixture

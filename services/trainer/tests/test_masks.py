@@ -28,7 +28,7 @@ from trainer_templates import (
 from transformers import PreTrainedTokenizerFast
 
 from hone_contract.errors import BadInput
-from hone_trainer.conversation import see
+from hone_trainer.chat.conversation import see
 from hone_trainer.record import Messages, Record
 
 SYSTEM = {"role": "system", "content": "Be kind."}

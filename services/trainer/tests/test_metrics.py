@@ -5,7 +5,7 @@ import math
 import pytest
 import sacrebleu
 
-from hone_trainer.metrics import likeness, perplexity
+from hone_trainer.answering.metrics import likeness, perplexity
 
 SAID = ["The sky is blue today, I think.", "The grass is red and tall."]
 EXPECTED = ["The sky is blue, I think.", "The grass is green and very tall."]

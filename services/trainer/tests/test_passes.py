@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hone_contract.errors import BadConfiguration
-from hone_trainer.conversation import IGNORED
+from hone_trainer.chat.conversation import IGNORED
 from hone_trainer.training import attention
 from hone_trainer.training.collating import packed, padded
 from hone_trainer.training.tokens import tokenise

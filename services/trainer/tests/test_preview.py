@@ -13,10 +13,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hone_contract.store import Store
 from hone_trainer.__main__ import main
-from hone_trainer.conversation import see
+from hone_trainer.chat.conversation import see
+from hone_trainer.chat.preview import Shown, as_text, show
+from hone_trainer.chat.preview_page import as_page
 from hone_trainer.plan import make_plan
-from hone_trainer.preview import Shown, as_text, show
-from hone_trainer.preview_page import as_page
 from hone_trainer.record import Record, load_records
 
 NASTY = '\x1b[31m</pre><script>alert("1")</script>&amp;\x9b\x07\x00'

@@ -9,8 +9,8 @@ from trainer_tiny import line, questions, write_lines
 
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.store import Store
-from hone_trainer.lookup import Found
-from hone_trainer.prompts import draw_record, one_prompt, read_prompts
+from hone_trainer.answering.lookup import Found
+from hone_trainer.answering.prompts import draw_record, one_prompt, read_prompts
 from hone_trainer.record import Record, load_records
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from hone_contract.events import StepMetrics, append_line
 from hone_contract.manifest import Source
-from hone_trainer.charts import Curve, line_chart, thinned, ticks
-from hone_trainer.run_report import RunReport, Sample, write_report
+from hone_trainer.reporting.charts import Curve, line_chart, thinned, ticks
+from hone_trainer.reporting.run_report import RunReport, Sample, write_report
 
 NASTY = '</script></pre></title><script>alert(1)</script><img src=x onerror=alert(1)>&amp;"'
 VOID = {"meta", "img", "br", "link", "input"}

@@ -9,9 +9,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from hone_contract.errors import BadConfiguration
-from hone_trainer.continuing import continue_all
-from hone_trainer.sampling import Sampling, add_sampling, sampling_of
-from hone_trainer.scoring import say
+from hone_trainer.answering.continuing import continue_all
+from hone_trainer.answering.sampling import Sampling, add_sampling, sampling_of
+from hone_trainer.answering.scoring import say
 
 END = {2}
 LENGTHS = (6, 20, 11, 6, 3)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from hone_trainer.conversation import IGNORED, Sequence
-from hone_trainer.scoring import Scored, mean_loss, say, score, token_accuracy
+from hone_trainer.answering.scoring import Scored, mean_loss, say, score, token_accuracy
+from hone_trainer.chat.conversation import IGNORED, Sequence
 
 END = {2}
 
@@ -158,8 +158,8 @@ def test_a_batch_with_too_many_logits_is_taken_apart(
     llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, together = like(llama, _Watched), score(llama, SEQUENCES)
-    monkeypatch.setattr("hone_trainer.scoring._LOGITS", llama.config.vocab_size)
-    monkeypatch.setattr("hone_trainer.scoring._AT_ONCE", 2)
+    monkeypatch.setattr("hone_trainer.answering.scoring._LOGITS", llama.config.vocab_size)
+    monkeypatch.setattr("hone_trainer.answering.scoring._AT_ONCE", 2)
     for alone, beside in zip(score(model, SEQUENCES), together, strict=True):
         assert alone.logprobs == pytest.approx(beside.logprobs, abs=1e-5)
         assert alone.correct == beside.correct

@@ -10,7 +10,7 @@ from trainer_watch import STEPS, begin, make_loop
 from transformers import PreTrainedTokenizerFast
 
 from hone_contract.errors import BadConfiguration
-from hone_trainer.trackers import check_trackers, tracking
+from hone_trainer.reporting.trackers import check_trackers, tracking
 
 MISSING = [name for name in ("wandb", "mlflow", "trackio") if importlib.util.find_spec(name) is None]
 

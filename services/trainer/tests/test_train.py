@@ -305,7 +305,7 @@ def test_a_run_that_was_interrupted_may_be_trained_again(
     tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("hone_trainer.diary.Diary.on_epoch_end", _interrupt)
+        patch.setattr("hone_trainer.reporting.diary.Diary.on_epoch_end", _interrupt)
         train_here(tmp_path, llama_folder, "training: {epochs: 2}\n", questions(4))
     [status] = tmp_path.glob("store/runs/*/status.json")
     assert RunStatus.model_validate_json(status.read_text(encoding="utf-8")).state == "stopped"

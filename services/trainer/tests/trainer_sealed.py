@@ -14,8 +14,8 @@ from hone_contract.artifact import Artifact, draft, open_artifact, seal
 from hone_contract.manifest import Source
 from hone_contract.spec_file import dump_run_spec, load_run_spec
 from hone_contract.store import Store
+from hone_trainer.answering.lookup import Found
 from hone_trainer.base import import_base, locate
-from hone_trainer.lookup import Found
 from hone_trainer.plan import prepare_data
 
 RUN = "sky-0123456789"

@@ -26,7 +26,7 @@ SECONDS = 120
 
 # Attempts are forked from a process that has imported all that the command imports, which takes seconds.
 _server = get_context("forkserver")
-_server.set_forkserver_preload(["trainer_survival", "hone_trainer.train", "hone_trainer.estimate"])
+_server.set_forkserver_preload(["trainer_survival", "hone_trainer.train", "hone_trainer.sizing.estimate"])
 
 Before = Callable[[], None]
 

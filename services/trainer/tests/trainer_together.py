@@ -24,7 +24,7 @@ from hone_trainer.training.sft import Sft
 
 # Each would otherwise take seconds to import what the command needs.
 _server = get_context("forkserver")
-_server.set_forkserver_preload(["trainer_together", "hone_trainer.train", "hone_trainer.estimate"])
+_server.set_forkserver_preload(["trainer_together", "hone_trainer.train", "hone_trainer.sizing.estimate"])
 _SECONDS = 120
 COMMAND = ("train", "run.yaml")
 

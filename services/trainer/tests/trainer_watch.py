@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from hone_contract.events import Event, Reporter, RunStatus
-from hone_trainer.diary import Diary, begin_diary
-from hone_trainer.exporter import Exporter
+from hone_trainer.reporting.diary import Diary, begin_diary
+from hone_trainer.reporting.exporter import Exporter
 
 EPOCHS, STEPS_AN_EPOCH, LENGTH = 2, 3, 8
 SPEC = "model: {name: tiny}\n"

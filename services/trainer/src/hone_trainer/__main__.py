@@ -13,7 +13,7 @@ from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.model_files import CHAT_TEMPLATE, sha256_of
 from hone_contract.store import Store
-from hone_trainer.sampling import Sampling, add_sampling, sampling_of
+from hone_trainer.answering.sampling import Sampling, add_sampling, sampling_of
 
 if TYPE_CHECKING:
     from hone_trainer.plan import Plan
@@ -191,8 +191,8 @@ def _preview(options: argparse.Namespace, store: Store) -> None:
 
     _check_folder("--html", options.html)
     plan = make_plan(options.spec, options.data, store)
-    from hone_trainer.preview import as_text, preview
-    from hone_trainer.preview_page import as_page
+    from hone_trainer.chat.preview import as_text, preview
+    from hone_trainer.chat.preview_page import as_page
 
     shown = preview(plan, options.records)
     if options.html is None:
@@ -206,7 +206,7 @@ def _plan(options: argparse.Namespace, store: Store) -> None:
     from hone_trainer.plan import make_plan
 
     plan = make_plan(options.spec, options.data, store)
-    from hone_trainer.estimate import check_fits, estimate
+    from hone_trainer.sizing.estimate import check_fits, estimate
     from hone_trainer.sizing.tables import as_json, as_text
 
     found = estimate(plan)
@@ -232,8 +232,8 @@ def _train(options: argparse.Namespace, store: Store) -> None:
 def _train_run(options: argparse.Namespace, store: Store) -> None:
     # TRL tells its makers of every run; whoever wants that sets the variable to 0.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from hone_trainer.exporter import metrics_address
     from hone_trainer.launch import end_with_launcher, launch, rank, same_command, world
+    from hone_trainer.reporting.exporter import metrics_address
 
     end_with_launcher()
     if world() > 1:
@@ -272,11 +272,11 @@ def _check_backend(options: argparse.Namespace) -> None:
 def _plan_run(options: argparse.Namespace, store: Store) -> tuple["Plan", int]:
     """The run, and how many processes are to train it: none if it was trained before."""
     from hone_contract.spec_file import load_run_spec
-    from hone_trainer.exporter import metrics_address
     from hone_trainer.launch import check_alone, reporter
     from hone_trainer.plan import make_plan
-    from hone_trainer.run_files import tell_succeeded
-    from hone_trainer.trackers import check_trackers
+    from hone_trainer.reporting.exporter import metrics_address
+    from hone_trainer.reporting.run_files import tell_succeeded
+    from hone_trainer.reporting.trackers import check_trackers
     from hone_trainer.unsloth_backend import import_unsloth
 
     if options.run_id_file is not None:
@@ -298,8 +298,8 @@ def _plan_run(options: argparse.Namespace, store: Store) -> tuple["Plan", int]:
             "already_trained", f"run {plan.run_id} was trained before", run_id=plan.run_id
         )
         return plan, 0
-    from hone_trainer.estimate import check_fits
     from hone_trainer.launch import is_launched, world, world_here
+    from hone_trainer.sizing.estimate import check_fits
     from hone_trainer.sizing.machine import shared_by, this_device
 
     device = this_device()
@@ -318,15 +318,15 @@ def _processes(options: argparse.Namespace, plan: "Plan") -> int:
 
 
 def _evaluate(options: argparse.Namespace, store: Store) -> None:
-    from hone_trainer.evaluation_data import evaluation_data, spec_of
-    from hone_trainer.lookup import find_merged, find_run
+    from hone_trainer.answering.evaluation_data import evaluation_data, spec_of
+    from hone_trainer.answering.lookup import find_merged, find_run
 
     run = find_run(store, options.run_id)
     merged = find_merged(store, run, options.model)
     spec = spec_of(run, store)
     _check_folder("--json", options.json)
     data = evaluation_data(run, spec, options.data, store, options.limit)
-    from hone_trainer.evaluate import as_json, as_table, evaluate
+    from hone_trainer.answering.evaluate import as_json, as_table, evaluate
 
     evaluation = evaluate(
         run,
@@ -345,8 +345,8 @@ def _evaluate(options: argparse.Namespace, store: Store) -> None:
 
 
 def _generate(options: argparse.Namespace, store: Store) -> None:
-    from hone_trainer.lookup import find
-    from hone_trainer.prompts import draw_record, one_prompt, read_prompts
+    from hone_trainer.answering.lookup import find
+    from hone_trainer.answering.prompts import draw_record, one_prompt, read_prompts
 
     sampling, show = _check_generate(options), None
     found = find(store, options.model)
@@ -361,7 +361,7 @@ def _generate(options: argparse.Namespace, store: Store) -> None:
     else:
         records = read_prompts(options.questions, options.system)
     _check_folder("--output", options.output)
-    from hone_trainer.generate import generate_file, generate_here
+    from hone_trainer.answering.generate import generate_file, generate_here
 
     reporter = Reporter("trainer")
     if options.output is not None:

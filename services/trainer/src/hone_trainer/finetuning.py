@@ -26,11 +26,11 @@ from hone_contract.manifest import FILE_NAME, first_problem
 from hone_contract.run_spec import CheckpointSpec, LoraSpec, ModelSpec, RunSpec, TrainingSpec
 from hone_contract.spec_file import dump_run_spec
 from hone_contract.store import Store
+from hone_trainer.answering.sampling import Sampling
 from hone_trainer.base import import_base, locate
 from hone_trainer.data.cores import in_this_process
 from hone_trainer.plan import make_plan
-from hone_trainer.sampling import Sampling
-from hone_trainer.trackers import check_trackers
+from hone_trainer.reporting.trackers import check_trackers
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _PROJECT = "WANDB_PROJECT"
@@ -111,7 +111,7 @@ def run_fine_tuning(
         if plan.target(store).exists():
             adapter = open_artifact(plan.target(store), "adapter")
         else:
-            from hone_trainer.estimate import check_fits  # noqa: PLC0415 - imports torch
+            from hone_trainer.sizing.estimate import check_fits  # noqa: PLC0415 - imports torch
             from hone_trainer.train import train  # noqa: PLC0415
 
             check_fits(plan)
@@ -126,7 +126,7 @@ def load_model_and_tokenizer(config: FineTuningConfig) -> tuple[Any, Any]:
     What `run_fine_tuning` returned is loaded with the base of its store, or else the one of HONE_STORE.
     Raises BadConfiguration when neither has it.
     """
-    from hone_trainer.candidates import load, tokenizer_of  # noqa: PLC0415 - imports torch
+    from hone_trainer.answering.candidates import load, tokenizer_of  # noqa: PLC0415 - imports torch
     from hone_trainer.models import pick_dtype, quiet  # noqa: PLC0415
 
     quiet()
@@ -162,7 +162,7 @@ def generate_text(
     sampling = Sampling(
         max_new_tokens, temperature, top_p, top_k, repetition_penalty, no_repeat_ngram_size, seed
     )
-    from hone_trainer.answers import answer_all, chat_prompt, plain_prompt  # noqa: PLC0415 - imports torch
+    from hone_trainer.answering.answers import answer_all, chat_prompt, plain_prompt  # noqa: PLC0415 - imports torch
 
     ids = chat_prompt(tokenizer, prompt, system) if chat else plain_prompt(tokenizer, prompt)
     [text] = answer_all(model, tokenizer, [ids], sampling)

@@ -15,10 +15,10 @@ from hone_contract.run_spec import RunSpec
 from hone_contract.spec_file import load_run_spec
 from hone_contract.store import Store
 from hone_trainer.base import BaseSource, import_base, is_folder, locate
+from hone_trainer.chat.template_choice import chosen_template, own_template
 from hone_trainer.data.dataset import Counting, prepare
 from hone_trainer.data.tokeniser import Tokeniser
 from hone_trainer.fast_train import is_fast, shorten
-from hone_trainer.template_choice import chosen_template, own_template
 
 # Part of every run's id: raise it when the same spec would train something else.
 _VERSION = 2

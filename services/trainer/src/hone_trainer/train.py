@@ -12,13 +12,13 @@ from hone_contract.events import Reporter
 from hone_contract.spec_file import dump_run_spec
 from hone_contract.store import Store
 from hone_trainer import launch
-from hone_trainer.diary import Diary, begin_diary, failure_told, peak_memory_mb
-from hone_trainer.exporter import Exporter, exporting
 from hone_trainer.models import free_memory, quiet
 from hone_trainer.plan import Plan
-from hone_trainer.run_files import EVENTS, METRICS, REPORT
-from hone_trainer.run_report import RunReport, Sample, write_report
-from hone_trainer.trackers import tracking
+from hone_trainer.reporting.diary import Diary, begin_diary, failure_told, peak_memory_mb
+from hone_trainer.reporting.exporter import Exporter, exporting
+from hone_trainer.reporting.run_files import EVENTS, METRICS, REPORT
+from hone_trainer.reporting.run_report import RunReport, Sample, write_report
+from hone_trainer.reporting.trackers import tracking
 from hone_trainer.training.assembling import assemble, computes_in, is_sharded
 from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.failures import explained

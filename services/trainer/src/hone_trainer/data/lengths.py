@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from hone_contract.errors import BadInput
-from hone_trainer.conversation import see
+from hone_trainer.chat.conversation import see
 from hone_trainer.data.tokenising import by_tokenizer
 from hone_trainer.record import Record
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from hone_trainer.chat_templates import load_tokenizer
+from hone_trainer.chat.chat_templates import load_tokenizer
 from hone_trainer.data.cores import on_all_cores
 
 Done = TypeVar("Done")

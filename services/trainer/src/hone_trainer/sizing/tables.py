@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from hone_contract.run_spec import Method
-from hone_trainer.estimate import METHODS, Estimate, readable
+from hone_trainer.sizing.estimate import METHODS, Estimate, readable
 from hone_trainer.sizing.machine import CARDS
 from hone_trainer.sizing.memory import Memory
 

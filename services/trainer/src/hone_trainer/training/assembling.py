@@ -12,7 +12,7 @@ from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.run_spec import RunSpec
 from hone_trainer import unsloth_backend
-from hone_trainer.chat_templates import load_tokenizer
+from hone_trainer.chat.chat_templates import load_tokenizer
 from hone_trainer.models import device, load_base, pick_dtype
 from hone_trainer.plan import Plan
 from hone_trainer.training import attention

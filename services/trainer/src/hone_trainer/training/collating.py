@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hone_trainer.conversation import IGNORED
+from hone_trainer.chat.conversation import IGNORED
 from hone_trainer.training.batches import packed_passes, padded_passes
 from hone_trainer.training.tokens import TokenisedRecords
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from hone_contract.errors import BadConfiguration, BadInput
-from hone_trainer.estimate import what_to_lower
 from hone_trainer.plan import Plan
 from hone_trainer.record import Record
+from hone_trainer.sizing.estimate import what_to_lower
 from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.disk_full import DISK_ERRORS, disk_full, is_disk_full
 

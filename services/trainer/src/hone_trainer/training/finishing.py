@@ -8,13 +8,13 @@ from transformers import PreTrainedTokenizerBase
 
 from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER_FILES
 from hone_contract.probes import write_probes
-from hone_trainer.chat_templates import load_tokenizer
+from hone_trainer.answering.probing import Question, end_tokens, make_probes, questions
+from hone_trainer.answering.scoring import say
+from hone_trainer.chat.chat_templates import load_tokenizer
 from hone_trainer.models import Pair, open_pair, pick_dtype
 from hone_trainer.plan import Plan
-from hone_trainer.probing import Question, end_tokens, make_probes, questions
 from hone_trainer.record import Record, load_records
-from hone_trainer.run_report import Sample
-from hone_trainer.scoring import say
+from hone_trainer.reporting.run_report import Sample
 
 _SAMPLES = 4
 _SAMPLE_TOKENS = 48

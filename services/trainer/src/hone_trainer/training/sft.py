@@ -23,7 +23,7 @@ from trl import SFTConfig, SFTTrainer
 
 from hone_contract.artifact import Artifact
 from hone_contract.errors import BadInput
-from hone_trainer.conversation import IGNORED
+from hone_trainer.chat.conversation import IGNORED
 from hone_trainer.training.batches import Steps
 from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.collating import Collator, Pass, nothing_learned

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from hone_contract.events import Reporter
 from hone_contract.manifest import digest_of
 from hone_contract.store import Store
-from hone_trainer.conversation import IGNORED, Sequence, to_sequence
+from hone_trainer.chat.conversation import IGNORED, Sequence, to_sequence
 from hone_trainer.data.tokeniser import Tokeniser
 from hone_trainer.data.tokenising import by_tokenizer
 from hone_trainer.plan import Plan

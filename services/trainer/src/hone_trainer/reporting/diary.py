@@ -13,8 +13,8 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hone_contract.events import Reporter, RunStatus, StepMetrics, append_line, write_status
-from hone_trainer.exporter import Exporter
-from hone_trainer.run_files import METRICS, STATUS, begin_diary, failure_told, read_metrics
+from hone_trainer.reporting.exporter import Exporter
+from hone_trainer.reporting.run_files import METRICS, STATUS, begin_diary, failure_told, read_metrics
 
 __all__ = ["Diary", "begin_diary", "failure_told"]
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from hone_contract.artifact import write_atomically
 from hone_contract.events import StepMetrics
 from hone_contract.manifest import Source
-from hone_trainer.charts import Curve, line_chart
-from hone_trainer.run_files import read_metrics
-from hone_trainer.run_page import run_page
+from hone_trainer.reporting.charts import Curve, line_chart
+from hone_trainer.reporting.run_files import read_metrics
+from hone_trainer.reporting.run_page import run_page
 
 
 class Sample(NamedTuple):

@@ -12,9 +12,9 @@ from hone_contract.model_files import CHAT_TEMPLATE
 from hone_contract.run_spec import ModelSpec, RunSpec
 from hone_contract.spec_file import load_run_spec
 from hone_contract.store import Store
+from hone_trainer.answering.lookup import Found
 from hone_trainer.data.dataset import Counting, prepare
 from hone_trainer.data.tokeniser import Tokeniser
-from hone_trainer.lookup import Found
 from hone_trainer.record import Record, load_records, spread
 
 

@@ -9,14 +9,14 @@ from typing import Any, TextIO
 from hone_contract.artifact import write_atomically
 from hone_contract.events import Reporter
 from hone_contract.run_spec import TrainingSpec
-from hone_trainer.answers import answer_all, prompt_of, stream_answer
-from hone_trainer.candidates import ask_each, tokenizer_of
-from hone_trainer.lookup import Found
+from hone_trainer.answering.answers import answer_all, prompt_of, stream_answer
+from hone_trainer.answering.candidates import ask_each, tokenizer_of
+from hone_trainer.answering.lookup import Found
+from hone_trainer.answering.sampling import Sampling
 from hone_trainer.models import pick_dtype, quiet
-from hone_trainer.progress import Progress
 from hone_trainer.record import Record
-from hone_trainer.sampling import Sampling
-from hone_trainer.terminal import harmless
+from hone_trainer.reporting.progress import Progress
+from hone_trainer.reporting.terminal import harmless
 
 
 def generate_file(

@@ -19,7 +19,7 @@ from functools import lru_cache
 from transformers import PreTrainedTokenizerBase
 
 from hone_contract.errors import BadInput
-from hone_trainer.chat_templates import Span, render, render_marked
+from hone_trainer.chat.chat_templates import Span, render, render_marked
 from hone_trainer.record import Message, Messages, Record
 
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")

@@ -5,11 +5,11 @@ from itertools import groupby
 
 from transformers import PreTrainedTokenizerBase
 
-from hone_trainer.chat_templates import load_tokenizer
-from hone_trainer.conversation import Seen, see
+from hone_trainer.chat.chat_templates import load_tokenizer
+from hone_trainer.chat.conversation import Seen, see
 from hone_trainer.plan import Plan
 from hone_trainer.record import Record, load_records, spread
-from hone_trainer.terminal import harmless
+from hone_trainer.reporting.terminal import harmless
 
 _LEARNED, _PLAIN = "\x1b[1;32m", "\x1b[0m"
 

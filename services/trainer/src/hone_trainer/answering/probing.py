@@ -10,11 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from hone_contract.errors import BadInput
 from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER, sha256_of
 from hone_contract.probes import Probe, Probes
-from hone_trainer.chat_templates import Tools, client_messages
-from hone_trainer.conversation import IGNORED, Sequence, render_prompt
+from hone_trainer.answering.scoring import say, score
+from hone_trainer.chat.chat_templates import Tools, client_messages
+from hone_trainer.chat.conversation import IGNORED, Sequence, render_prompt
 from hone_trainer.models import Pair
 from hone_trainer.record import Messages, Record
-from hone_trainer.scoring import say, score
 
 _CANDIDATES = 16
 _KEPT = 8

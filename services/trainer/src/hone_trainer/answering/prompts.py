@@ -9,8 +9,8 @@ from typing import Any
 from hone_contract.artifact import open_artifact
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.store import Store
+from hone_trainer.answering.lookup import Found, find_run
 from hone_trainer.data.one_file import read_records
-from hone_trainer.lookup import Found, find_run
 from hone_trainer.record import Message, Record, load_records
 
 

@@ -10,16 +10,16 @@ from transformers import PreTrainedTokenizerBase
 from hone_contract.errors import BadInput
 from hone_contract.events import Reporter
 from hone_contract.run_spec import RunSpec
-from hone_trainer.answers import Asked, answer_all, last_question
-from hone_trainer.candidates import ask_each, tokenizer_of
-from hone_trainer.conversation import IGNORED, Sequence, to_sequence
-from hone_trainer.evaluation_data import EvaluationData
-from hone_trainer.lookup import Found
-from hone_trainer.metrics import Likeness, likeness, perplexity
+from hone_trainer.answering.answers import Asked, answer_all, last_question
+from hone_trainer.answering.candidates import ask_each, tokenizer_of
+from hone_trainer.answering.evaluation_data import EvaluationData
+from hone_trainer.answering.lookup import Found
+from hone_trainer.answering.metrics import Likeness, likeness, perplexity
+from hone_trainer.answering.sampling import Sampling
+from hone_trainer.answering.scoring import mean_loss, score, token_accuracy
+from hone_trainer.chat.conversation import IGNORED, Sequence, to_sequence
 from hone_trainer.models import pick_dtype, quiet
-from hone_trainer.progress import Progress
-from hone_trainer.sampling import Sampling
-from hone_trainer.scoring import mean_loss, score, token_accuracy
+from hone_trainer.reporting.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from hone_contract.errors import BadInput
-from hone_trainer.chat_templates import Span, Tools, render
-from hone_trainer.masks import spans_of_turns
+from hone_trainer.chat.chat_templates import Span, Tools, render
+from hone_trainer.chat.masks import spans_of_turns
 from hone_trainer.record import Messages, Record
 
 IGNORED = -100

@@ -8,8 +8,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hone_contract.artifact import Artifact
 from hone_contract.model_files import CHAT_TEMPLATE
-from hone_trainer.chat_templates import load_tokenizer
-from hone_trainer.lookup import Found
+from hone_trainer.answering.lookup import Found
+from hone_trainer.chat.chat_templates import load_tokenizer
 from hone_trainer.models import free_memory, load_base, load_tuned
 
 Made = TypeVar("Made")

@@ -9,12 +9,12 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, TextStreamer
 
 from hone_contract.errors import BadConfiguration, BadInput
-from hone_trainer.continuing import continue_all, stream
-from hone_trainer.conversation import render_prompt, see
-from hone_trainer.probing import end_tokens
+from hone_trainer.answering.continuing import continue_all, stream
+from hone_trainer.answering.probing import end_tokens
+from hone_trainer.answering.sampling import Sampling
+from hone_trainer.chat.conversation import render_prompt, see
 from hone_trainer.record import Record
-from hone_trainer.sampling import Sampling
-from hone_trainer.terminal import harmless
+from hone_trainer.reporting.terminal import harmless
 
 
 @dataclass(frozen=True)

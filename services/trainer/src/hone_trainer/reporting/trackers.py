@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hone_contract.errors import BadConfiguration
-from hone_trainer.run_files import TENSORBOARD
+from hone_trainer.reporting.run_files import TENSORBOARD
 
 _PACKAGES = {
     "wandb": ("wandb",),

@@ -2,7 +2,7 @@
 
 from html import escape
 
-from hone_trainer.preview import Shown
+from hone_trainer.chat.preview import Shown
 
 _HEAD = """\
 <!doctype html>

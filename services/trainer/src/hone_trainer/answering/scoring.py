@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from hone_trainer.continuing import continue_all
-from hone_trainer.conversation import IGNORED, Sequence
-from hone_trainer.padding import in_batches, pad
-from hone_trainer.sampling import Sampling
+from hone_trainer.answering.continuing import continue_all
+from hone_trainer.answering.padding import in_batches, pad
+from hone_trainer.answering.sampling import Sampling
+from hone_trainer.chat.conversation import IGNORED, Sequence
 
 # Logits of one forward pass, at most, unless a single sequence has more: 512 MB in float32.
 _LOGITS = 2**27

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from hone_trainer.padding import in_batches, pad
-from hone_trainer.sampling import Sampling
+from hone_trainer.answering.padding import in_batches, pad
+from hone_trainer.answering.sampling import Sampling
 
 Done = Callable[[int], object]
 """Is told how many more are done."""
