@@ -30,8 +30,7 @@ check: install ## Lint, types, unit and boundary tests: under two minutes, for e
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary $(SOURCES) examples bench
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile contract
-	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not chain and not full and not containers" services tests
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not chain and not full and not containers" contract services tests
 
 test: check ## Everything that CI runs: check, the real chain, and the containers where a Docker engine runs
 	@$(BIN)/python -m pytest -q -m "chain and not full"

@@ -26,6 +26,7 @@ from hone_contract.errors import ArtifactExists, ArtifactIncomplete, ArtifactMis
 from hone_contract.manifest import Source
 from hone_contract.store import Store
 
+pytestmark = pytest.mark.chain
 # Of the C functions that a writer calls, those that touch files are in these modules.
 SYSTEM = ("posix", "io", "_io", "fcntl")
 PLAN = {"adapter": "faq-0123456789"}

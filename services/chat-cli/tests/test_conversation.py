@@ -5,6 +5,8 @@ from chat_process import SECONDS, Run, Terminal
 from chat_script import Script, error_body
 from chat_server import FakeServer, serving
 
+pytestmark = pytest.mark.chain
+
 
 def test_a_conversation_from_greeting_to_exit(server: FakeServer, script: Script) -> None:
     script.models = ["base", "tuned"]

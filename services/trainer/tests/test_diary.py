@@ -100,6 +100,7 @@ def test_a_run_tells_of_steps_evaluations_and_checkpoints(
     )
 
 
+@pytest.mark.chain
 def test_evaluation_and_saving_do_not_slow_the_tokens_down(
     folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -181,6 +181,7 @@ def folder(tmp_path: Path, qwen_folder: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.chain
 def test_the_command_says_what_a_run_will_take_and_makes_none(folder: Path) -> None:
     done = run_trainer(folder, "plan", "run.yaml", "--data", "data.jsonl")
     assert done.code == 0, done.err
@@ -202,6 +203,7 @@ def test_the_command_says_what_a_run_will_take_and_makes_none(folder: Path) -> N
     assert not done.imported & {"peft", "trl"}
 
 
+@pytest.mark.chain
 def test_the_command_says_the_same_as_json(folder: Path) -> None:
     done = run_trainer(folder, "plan", "run.yaml", "--data", "data.jsonl", "--json")
     found = json.loads(done.out)
@@ -213,6 +215,7 @@ def test_the_command_says_the_same_as_json(folder: Path) -> None:
     assert found["disk"]["total"] > found["disk"]["result"] > 0
 
 
+@pytest.mark.chain
 def test_the_command_refuses_what_no_machine_has_room_for(
     folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -26,6 +26,8 @@ from hone_trainer.answering.evaluation_data import evaluation_data, spec_of
 from hone_trainer.answering.lookup import Found
 from hone_trainer.record import Record, load_records
 
+pytestmark = pytest.mark.chain
+
 RECORDS = [
     line(
         ("user", f"What is the colour of thing {number}?"),

@@ -18,6 +18,8 @@ from hone_trainer.reporting.diary import begin_diary
 from hone_trainer.reporting.exporter import Exporter, exporting, metrics_address
 from hone_trainer.reporting.run_files import read_metrics
 
+pytestmark = pytest.mark.chain
+
 LOOPBACK = "127.0.0.1"
 
 

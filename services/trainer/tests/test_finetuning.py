@@ -30,6 +30,8 @@ from hone_trainer.finetuning import (
     run_fine_tuning,
 )
 
+pytestmark = pytest.mark.chain
+
 SKY = "What is the colour of thing 7?"
 
 

@@ -13,6 +13,8 @@ from hone_contract.errors import BadConfiguration
 from hone_trainer import launch
 from hone_trainer.launch import check_alone, choose
 
+pytestmark = pytest.mark.chain
+
 # What begins a script is begun itself, so that it can be sent signals and be killed.
 _LAUNCHER = (
     "import sys; from hone_trainer.launch import launch; sys.exit(launch(sys.argv[2:], int(sys.argv[1])))"

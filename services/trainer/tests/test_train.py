@@ -241,6 +241,7 @@ def train_here(folder: Path, base: Path, spec: str, lines: list[str]) -> Artifac
     return train(make_plan(folder / "run.yaml", data, store), store)
 
 
+@pytest.mark.chain
 def test_without_evaluation_records_the_probes_come_from_the_training(
     tmp_path: Path, llama_folder: Path
 ) -> None:
@@ -250,6 +251,7 @@ def test_without_evaluation_records_the_probes_come_from_the_training(
     assert len(read_probes(adapter.path).probes) == 3
 
 
+@pytest.mark.chain
 def test_a_line_separator_in_a_text_is_no_end_of_a_record(tmp_path: Path, llama_folder: Path) -> None:
     odd = line(("user", "One\u2028two\x85three?"), ("assistant", "Yes.\u2029"))
     adapter = train_here(tmp_path, llama_folder, "training: {epochs: 1}\n", [odd, odd])
@@ -257,12 +259,14 @@ def test_a_line_separator_in_a_text_is_no_end_of_a_record(tmp_path: Path, llama_
     assert probe.messages == conversation(("user", "One\u2028two\x85three?"))
 
 
+@pytest.mark.chain
 def test_an_adapter_of_a_base_in_a_folder_names_no_path(tmp_path: Path, llama_folder: Path) -> None:
     adapter = train_here(tmp_path, llama_folder, "training: {epochs: 1}\n", questions(2))
     config = json.loads((adapter.path / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == "tiny-llama"
 
 
+@pytest.mark.chain
 def test_only_the_named_layers_get_an_adapter(tmp_path: Path, llama_folder: Path) -> None:
     spec = "lora: {target_modules: [q_proj, mlp.up_proj]}\ntraining: {epochs: 1}\n"
     adapter = train_here(tmp_path, llama_folder, spec, questions(2))
@@ -271,6 +275,7 @@ def test_only_the_named_layers_get_an_adapter(tmp_path: Path, llama_folder: Path
     assert layers == {"q_proj", "up_proj"}
 
 
+@pytest.mark.chain
 def test_a_part_of_an_epoch_is_evaluated_too(tmp_path: Path, llama_folder: Path) -> None:
     spec = "training: {epochs: 0.5, batch_size: 1, learning_rate: 1e-2}\n"
     metrics = train_here(tmp_path, llama_folder, spec, questions(9)).manifest.metrics
@@ -301,6 +306,7 @@ def test_a_record_that_is_too_long_is_told_with_its_line(tmp_path: Path, llama_f
     assert not [path for kind in ("adapters", "runs", "datasets") for path in store.root.glob(f"{kind}/*")]
 
 
+@pytest.mark.chain
 def test_a_run_that_was_interrupted_may_be_trained_again(
     tmp_path: Path, llama_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

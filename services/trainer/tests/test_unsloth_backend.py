@@ -45,6 +45,7 @@ def test_without_unsloth_it_says_what_to_install_before_anything_is_loaded(tmp_p
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.chain
 def test_without_a_gpu_it_is_refused_before_unsloth_is_imported(tmp_path: Path) -> None:
     _write(tmp_path, "")
     done = _train(tmp_path, PYTHONPATH=str(STAND_INS))
