@@ -81,9 +81,12 @@ def seal(
     lineage: Mapping[str, Source],
     tools: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
+    digests: Mapping[str, str] | None = None,
 ) -> Artifact:
     """Turn a draft into the artifact it was meant to be. Call it inside `draft`, last.
 
+    `digests` are SHA-256 (hex) of files that were hashed while they were written, by their paths in the
+    draft; the others are read for theirs.
     Raises ArtifactExists when the target's name was taken in the meantime, BadInput for what a
     manifest cannot say, such as a metric that is not a number.
     """
@@ -94,7 +97,7 @@ def seal(
             kind=kind,
             id=artifact_id,
             created_at=datetime.now(UTC).replace(microsecond=0),
-            files=[_entry(partial, path) for path in _files(partial)],
+            files=[_entry(partial, path, digests or {}) for path in _files(partial)],
             lineage=dict(lineage),
             tools=dict(tools or {}),
             metrics=dict(metrics or {}),
@@ -184,8 +187,9 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _entry(folder: Path, path: Path) -> FileEntry:
-    return FileEntry(path=path.relative_to(folder).as_posix(), size=path.stat().st_size, sha256=_sha256(path))
+def _entry(folder: Path, path: Path, digests: Mapping[str, str]) -> FileEntry:
+    name = path.relative_to(folder).as_posix()
+    return FileEntry(path=name, size=path.stat().st_size, sha256=digests.get(name) or _sha256(path))
 
 
 def _sha256(path: Path) -> str:

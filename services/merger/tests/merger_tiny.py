@@ -32,7 +32,7 @@ CHATML = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-_SHAPE: dict[str, Any] = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,
@@ -69,16 +69,18 @@ def llama_folder(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """A model folder whose embeddings are not tied."""
     tokenizer = chat_tokenizer()
     torch.manual_seed(1)
-    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **_SHAPE)).to(dtype).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SHAPE)).to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def qwen_folder(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+def qwen_folder(
+    folder: Path, dtype: torch.dtype = torch.bfloat16, *, tie_word_embeddings: bool = True
+) -> Path:
     """A model folder as a small Qwen's: tied embeddings, bfloat16."""
     tokenizer = chat_tokenizer()
     torch.manual_seed(2)
-    config = Qwen2Config(vocab_size=len(tokenizer), tie_word_embeddings=True, **_SHAPE)
+    config = Qwen2Config(vocab_size=len(tokenizer), tie_word_embeddings=tie_word_embeddings, **SHAPE)
     Qwen2ForCausalLM(config).to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from merger_cli import HEAVY, refusal, run_merger
-from merger_tiny import CONFIG, HUB_NAME, edit_json, peft_folder
+from merger_tiny import CONFIG, HUB_NAME, edit_json
 
 from hone_contract.artifact import Artifact
-from hone_contract.store import Store
 from hone_merger.__main__ import main
 
 
@@ -78,14 +77,6 @@ def test_another_kind_of_adapter_is_one_line(tmp_path: Path, plain_adapter: Path
     edit_json(folder / CONFIG, peft_type="IA3")
     told = refusal(run_merger(tmp_path, "import-adapter", "adapter", "--base", HUB_NAME), 65)
     assert "adapter: is a IA3 adapter; only LoRA adapters can be merged" in told
-
-
-@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer:UserWarning")
-def test_an_adapter_of_tied_embeddings_is_one_line(tmp_path: Path, filled: Store, qwen: Path) -> None:
-    folder = peft_folder(tmp_path / "adapter", qwen, target_modules=["embed_tokens"])
-    told = refusal(run_merger(tmp_path, "import-adapter", folder, "--base", HUB_NAME), 65)
-    assert "adapts embed_tokens, but this base ties its input and output embeddings" in told
-    assert len(list(filled.root.glob("adapters/*/manifest.json"))) == 1
 
 
 def test_the_store_is_named_by_option_or_environment(tmp_path: Path) -> None:

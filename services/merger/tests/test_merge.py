@@ -24,10 +24,10 @@ from hone_contract.model_files import TOKENIZER_FILES
 from hone_contract.probes import Probes, read_probes, write_probes
 from hone_contract.store import Store
 from hone_merger.__main__ import main
-from hone_merger.fuse import load_model
 from hone_merger.imported import import_adapter
-from hone_merger.merge import end_tokens, merge
+from hone_merger.merge import merge
 from hone_merger.plan import make_plan
+from hone_merger.settings import write_generation_config
 
 GENERATION = "generation_config.json"
 
@@ -118,7 +118,14 @@ def test_the_model_has_the_files_of_a_model_and_no_others(merged: Merged) -> Non
     files = bytes_of(merged.model.path)
     tokenizer = {name: body for name, body in bytes_of(merged.base.path).items() if name in TOKENIZER_FILES}
     assert files.items() >= tokenizer.items()
-    model = {"config.json", GENERATION, "model.safetensors", "probes.json", "manifest.json"}
+    model = {
+        "config.json",
+        GENERATION,
+        "model.safetensors",
+        "probes.json",
+        "merge_report.json",
+        "manifest.json",
+    }
     assert files.keys() == {*tokenizer, *model}
 
 
@@ -238,7 +245,7 @@ def test_a_merged_model_that_changed_since_is_not_published(
 def test_a_merge_that_changes_nothing_is_refused(store: Store, qwen: Path, tmp_path: Path) -> None:
     folder = peft_folder(tmp_path / "untrained", qwen, zero=True)
     adapter = import_adapter(folder, seal_base(qwen, store, HUB_NAME), None, store)
-    with pytest.raises(BadInput, match=r"the merged model is not the tuned model: .* nothing"):
+    with pytest.raises(BadInput, match="the adapter changes nothing of its base; nothing was published"):
         merge_here(store, adapter)
     assert not published(store)
 
@@ -289,6 +296,23 @@ def test_a_plain_adapter_is_imported_merged_and_named_by_the_command(
     assert model.manifest.metrics["mean_delta_from_adapter"] < 1e-3
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True` and a tied layer:UserWarning")
+@pytest.mark.parametrize("target", ["embed_tokens", "lm_head"])
+def test_an_adapter_of_tied_embeddings_becomes_a_model_with_a_head_of_its_own(
+    store: Store, qwen: Path, tmp_path: Path, target: str
+) -> None:
+    folder = peft_folder(tmp_path / "adapter", qwen, target_modules=["q_proj", target])
+    adapter = import_adapter(folder, seal_base(qwen, store, HUB_NAME), None, store)
+    model = merge_here(store, adapter)
+    assert "lm_head.weight" in load_file(model.path / "model.safetensors")
+    assert model.manifest.metrics["mean_delta_from_adapter"] < 0.1
+
+
+def ends(base: Path, folder: Path) -> object:
+    write_generation_config([base], folder)
+    return json.loads((folder / GENERATION).read_text())["eos_token_id"]
+
+
 @pytest.mark.parametrize(
     ("model_ends", "generation_ends", "together"),
     [(2, 2, 2), (2, [0, 1], [0, 1, 2]), ([2, 1], 0, [0, 1, 2]), (2, None, 2), (None, [1], 1)],
@@ -299,13 +323,13 @@ def test_the_model_ends_wherever_its_base_may_end(
     base = Path(shutil.copytree(qwen, tmp_path / "base"))
     edit_json(base / "config.json", eos_token_id=model_ends)
     edit_json(base / GENERATION, eos_token_id=generation_ends)
-    assert end_tokens(load_model(base, "auto"), base).eos_token_id == together
+    assert ends(base, tmp_path) == together
 
 
 def test_a_base_without_a_generation_config_ends_where_its_config_says(tmp_path: Path, qwen: Path) -> None:
     base = Path(shutil.copytree(qwen, tmp_path / "base"))
     (base / GENERATION).unlink()
-    assert end_tokens(load_model(base, "auto"), base).eos_token_id == 2
+    assert ends(base, tmp_path) == 2
 
 
 def test_generation_settings_are_kept_even_those_that_transformers_would_not_write(

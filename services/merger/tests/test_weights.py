@@ -93,7 +93,14 @@ def test_the_model_has_the_files_of_a_model_and_no_others(
     tokenizer = {name: body for name, body in weights.items() if name in TOKENIZER_FILES}
     assert files.items() >= tokenizer.items()
     assert files["model.safetensors"] == weights["model.safetensors"]
-    own = {"config.json", GENERATION, "model.safetensors", "probes.json", "manifest.json"}
+    own = {
+        "config.json",
+        GENERATION,
+        "model.safetensors",
+        "probes.json",
+        "merge_report.json",
+        "manifest.json",
+    }
     assert files.keys() == {*tokenizer, *own}
     assert not any(str(done[0].root).encode() in body for body in files.values())
 

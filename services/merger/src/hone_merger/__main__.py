@@ -2,12 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from hone_contract.artifact import open_artifact
 from hone_contract.edge import Parser, run
 from hone_contract.errors import ArtifactExists, RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.store import Store
+from hone_merger.adapter_config import check_adapter
+from hone_merger.plan import Dtype, make_plan
 
 
 def main() -> None:
@@ -38,6 +41,16 @@ def _parser() -> Parser:
     )
     which.add_argument("--run-id-file", type=Path, help="file that hone-trainer train --run-id-file wrote")
     command.add_argument("--name", help="the model's name (default: the run's)")
+    command.add_argument(
+        "--dtype",
+        choices=get_args(Dtype),
+        help="number format of the model's weights (default: what each is in the base)",
+    )
+    command.add_argument(
+        "--force-base",
+        action="store_true",
+        help="merge even into another base than the one of the training, which the report then says",
+    )
     command.set_defaults(act=_merge)
 
     command = commands.add_parser("import-adapter", help="take over a plain PEFT folder made elsewhere")
@@ -49,9 +62,8 @@ def _parser() -> Parser:
 
 
 def _merge(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
-    from hone_merger.plan import make_plan
-
-    plan = make_plan(store, options.run_id or _read_run_id(options.run_id_file), options.name)
+    run_id = options.run_id or _read_run_id(options.run_id_file)
+    plan = make_plan(store, run_id, options.name, dtype=options.dtype, force_base=options.force_base)
     target = store.model(plan.name, plan.version)
     if target.exists():
         merged = open_artifact(target, "model", digests=True)
@@ -78,10 +90,8 @@ def _read_run_id(path: Path) -> str:
 
 
 def _import_adapter(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
-    from hone_merger.adapter_config import check_adapter
-
     base = open_artifact(store.base(options.base), "base", digests=True)
-    check_adapter(options.folder, base.path)
+    check_adapter(options.folder)
     from hone_merger.imported import import_adapter
 
     adapter = import_adapter(options.folder, base, options.name, store)

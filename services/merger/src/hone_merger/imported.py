@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer
 
 from hone_contract.artifact import Artifact, draft, open_artifact, seal
@@ -14,7 +13,8 @@ from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER, sha256_of
 from hone_contract.probes import Probe, Probes, write_probes
 from hone_contract.store import Store
 from hone_merger.adapter_config import CONFIG, WEIGHTS
-from hone_merger.fuse import attach, load_model
+from hone_merger.fusing.layout import plan_layout
+from hone_merger.loading import load_adapter_model
 from hone_merger.merge import copy_tokenizer
 from hone_merger.scoring import say, score
 
@@ -43,11 +43,12 @@ def import_adapter(folder: Path, base: Artifact, name: str | None, store: Store)
     target = store.adapter(f"{title}-{digest_of(plan)[:10]}")
     if target.exists():
         return open_artifact(target, "adapter")
+    vocabulary = plan_layout(base.path, folder).vocabulary
     with draft(target, plan) as partial:
         for file in (CONFIG, WEIGHTS):
             shutil.copyfile(folder / file, partial / file)
         copy_tokenizer(base.path, partial)
-        write_probes(partial, _probes(partial, base))
+        write_probes(partial, _probes(partial, base, vocabulary))
         lineage = {
             "base": base.source,
             "source": Source(id=f"folder:{folder.resolve().name}", digest=digest_of(files)),
@@ -55,8 +56,8 @@ def import_adapter(folder: Path, base: Artifact, name: str | None, store: Store)
         return seal(partial, "adapter", target.name, lineage=lineage)
 
 
-def _probes(adapter: Path, base: Artifact) -> Probes:
-    model = attach(load_model(base.path, torch.float32), adapter)
+def _probes(adapter: Path, base: Artifact, vocabulary: int) -> Probes:
+    model = load_adapter_model(base.path, adapter, vocabulary)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     return Probes(
         tokenizer_sha256=sha256_of(base.path, TOKENIZER),

@@ -3,41 +3,50 @@
 import importlib.metadata
 import shutil
 import time
-from itertools import chain
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import GenerationConfig
 
 from hone_contract.artifact import Artifact, draft, seal
-from hone_contract.errors import BadInput
+from hone_contract.errors import BadInput, RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.model_files import TOKENIZER_FILES
 from hone_contract.probes import Logprobs, Probes, read_probes, write_probes
+from hone_contract.progress import Progress
 from hone_contract.store import Store
-from hone_merger.fuse import fuse, load_model
+from hone_merger.content import plan_content
 from hone_merger.plan import Plan
-from hone_merger.scoring import score
-from hone_merger.weights import copy_weights, fit_weights
+from hone_merger.report import write_report
+from hone_merger.streaming import score_all, streamed
 
-_SHARD = "5GB"
 _TOOLS = ("torch", "transformers", "peft")
 
 
 def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
     """Write the tuned model as `models/<name>/<version>` and seal it.
 
-    Raises BadInput when the written model is not nearer to the tuned model than to the base.
+    Whatever can be known before is checked before: nothing is written when it is wrong. A merge that was
+    killed goes on where it ended when it is called again, and ends with the same bytes.
+    Raises BadInput when the tuned model does not fit its base, or the written model is not nearer to the
+    tuned than to the base; RetryableFailure when the disk has no room.
     """
     start = time.monotonic()
-    with draft(store.model(plan.name, plan.version), {plan.kind: plan.tuned.manifest.digest}) as partial:
-        reporter.tell("merging", _intention(plan))
-        _write_model(plan, partial)
+    reporter.tell("merging", _intention(plan))
+    target = store.model(plan.name, plan.version)
+    content = plan_content(plan)
+    _check_room(target, content.size)
+    with draft(target, plan.identity, keep=True) as partial:
+        with Progress("merging", "B", content.size, reporter) as progress:
+            digests = content.write(partial, progress.advance)
         copy_tokenizer(plan.tuned.path, partial)
+        written = time.monotonic()
+        checked = content.check(partial)
         probes = _prove(partial, read_probes(plan.tuned.path))
         write_probes(partial, probes)
-        metrics = {**_distances(probes), "seconds": time.monotonic() - start}
+        write_report(plan, checked, _distances(probes), partial)
+        metrics = {
+            **_distances(probes),
+            "seconds": written - start,
+            "proving_seconds": time.monotonic() - written,
+        }
         model = seal(
             partial,
             "model",
@@ -45,6 +54,7 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
             lineage=plan.lineage,
             tools={name: importlib.metadata.version(name) for name in _TOOLS},
             metrics=metrics,
+            digests=digests,
         )
     reporter.tell("merged", f"model {model.manifest.id} in {metrics['seconds']:.0f} s", metrics={**metrics})
     return model
@@ -57,20 +67,18 @@ def _intention(plan: Plan) -> str:
     return f"fusing {tuned} into {base}"
 
 
-def _write_model(plan: Plan, folder: Path) -> None:
-    """Weights, config and generation config."""
-    base, tuned = plan.base.path, plan.tuned.path
-    taken_over = plan.kind == "weights"
-    model = fit_weights(tuned, base) if taken_over else fuse(base, tuned)
-    generation = end_tokens(model, base)
-    if taken_over:
-        copy_weights(tuned, folder)
-        model.config.save_pretrained(folder)
-    else:
-        # transformers refuses to write some settings that bases have (a temperature without do_sample).
-        model.generation_config = GenerationConfig()
-        model.save_pretrained(folder, max_shard_size=_SHARD)
-    generation.to_json_file(folder / "generation_config.json")
+def _check_room(target: Path, size: int) -> None:
+    """What a killed merge left there already counts as room: it is used again, or goes."""
+    folder = next(parent for parent in target.parents if parent.exists())
+    left = sum(
+        path.stat().st_size for path in target.parent.glob(f"{target.name}.partial-*/*") if path.is_file()
+    )
+    free = shutil.disk_usage(folder).free + left
+    if size > free:
+        raise RetryableFailure(
+            f"{folder} has {free / 1e9:.1f} GB left, and the model takes {size / 1e9:.1f} GB; make room "
+            "(`hone-store ls` shows what there is), then merge again"
+        )
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -80,26 +88,12 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def end_tokens(model: Any, base: Path) -> GenerationConfig:
-    """The base's generation config, ending at every token that either it or the model config ends at."""
-    config: GenerationConfig = model.generation_config
-    named = [config.eos_token_id, model.config.eos_token_id]
-    if (base / "generation_config.json").is_file():
-        named.append(GenerationConfig.from_pretrained(base).eos_token_id)
-    lists = (each if isinstance(each, list) else [each] for each in named if each is not None)
-    ids = sorted(set(chain.from_iterable(lists)))
-    config.eos_token_id = ids if len(ids) > 1 else next(iter(ids), None)
-    return config
-
-
 def _prove(folder: Path, probes: Probes) -> Probes:
     """Add what the model as written makes of the probes, in float32."""
-    model = load_model(folder, torch.float32)
+    texts = [(probe.prompt_token_ids, probe.continuation_token_ids) for probe in probes.probes]
+    scores = score_all(streamed(folder), texts)
     proven = [
-        probe.model_copy(
-            update={"merged": score(model, probe.prompt_token_ids, probe.continuation_token_ids)}
-        )
-        for probe in probes.probes
+        probe.model_copy(update={"merged": score}) for probe, score in zip(probes.probes, scores, strict=True)
     ]
     result = probes.model_copy(update={"probes": proven})
     distances = _distances(result)

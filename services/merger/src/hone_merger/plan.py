@@ -2,12 +2,15 @@
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.manifest import Kind, Source
 from hone_contract.store import Store
 from hone_merger.adapter_config import check_adapter
+
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,9 @@ class Plan:
     name: str
     """The model's name, under which it is served."""
     version: str
-    """The run's id: merging the same run again gives the same version."""
+    """The run's id, and the number format where one was asked for: the same merge is the same version."""
+    dtype: Dtype | None = None
+    """What the model's weights are written in. None: what each is in the base."""
 
     @property
     def kind(self) -> Kind:
@@ -28,27 +33,46 @@ class Plan:
         return self.tuned.manifest.kind
 
     @property
+    def trained_on(self) -> Source:
+        """The base by which the training went; another one than `base` only when that was forced."""
+        return self.tuned.manifest.lineage["base"]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Whatever the bytes depend on."""
+        digests = {role: str(source.digest) for role, source in self.lineage.items()}
+        return {**digests, "dtype": self.dtype or ""}
+
+    @property
     def lineage(self) -> dict[str, Source]:
         return {self.kind: self.tuned.source, "base": self.base.source}
 
 
-def make_plan(store: Store, run_id: str, name: str | None) -> Plan:
+def make_plan(
+    store: Store, run_id: str, name: str | None, *, dtype: Dtype | None = None, force_base: bool = False
+) -> Plan:
     """Open what the run made and its base, reading every byte, and check that they fit.
 
-    Raises BadInput when the run started from another base than the store has.
+    Raises BadInput when the run started from another base than the store has, unless `force_base`;
+    BadConfiguration when whole weights are to be in another number format.
     """
     tuned = _open_tuned(store, run_id)
     trained_on = tuned.manifest.lineage["base"]
     base = open_artifact(store.base(trained_on.id), "base", digests=True)
-    if base.manifest.digest != trained_on.digest:
+    if base.manifest.digest != trained_on.digest and not force_base:
         raise BadInput(
             f"{run_id} was trained on another {trained_on.id} "
             f"({str(trained_on.digest)[:12]}…) than the store has ({base.manifest.digest[:12]}…); "
-            "import that base, or train again"
+            "import that base, or train again; --force-base merges all the same"
         )
     if tuned.manifest.kind == "adapter":
-        check_adapter(tuned.path, base.path)
-    return Plan(tuned, base, name or _model_name(run_id), run_id)
+        check_adapter(tuned.path)
+    elif dtype is not None:
+        raise BadConfiguration(
+            f"{run_id} is whole weights, which are taken over as they are: leave out --dtype"
+        )
+    version = run_id if dtype is None else f"{run_id}-{dtype}"
+    return Plan(tuned, base, name or _model_name(run_id), version, dtype)
 
 
 def _open_tuned(store: Store, run_id: str) -> Artifact:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone_contract.errors import BadInput
 from hone_contract.events import Reporter
+from hone_contract.progress import Progress
 from hone_contract.run_spec import RunSpec
 from hone_trainer.answering.answers import Asked, answer_all, last_question
 from hone_trainer.answering.candidates import ask_each, tokenizer_of
@@ -19,7 +20,6 @@ from hone_trainer.answering.sampling import Sampling
 from hone_trainer.answering.scoring import mean_loss, score, token_accuracy
 from hone_trainer.chat.conversation import IGNORED, Sequence, to_sequence
 from hone_trainer.models import pick_dtype, quiet
-from hone_trainer.reporting.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 
 from hone_contract.artifact import write_atomically
 from hone_contract.events import Reporter
+from hone_contract.progress import Progress
 from hone_contract.run_spec import TrainingSpec
 from hone_trainer.answering.answers import answer_all, prompt_of, stream_answer
 from hone_trainer.answering.candidates import ask_each, tokenizer_of
@@ -15,7 +16,6 @@ from hone_trainer.answering.lookup import Found
 from hone_trainer.answering.sampling import Sampling
 from hone_trainer.models import pick_dtype, quiet
 from hone_trainer.record import Record
-from hone_trainer.reporting.progress import Progress
 from hone_trainer.reporting.terminal import harmless
 
 

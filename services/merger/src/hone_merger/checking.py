@@ -1,0 +1,49 @@
+"""Some of the written tensors, computed once more in another way."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from pydantic import JsonValue
+from safetensors import safe_open
+
+from hone_contract.errors import BadInput
+from hone_merger.adapter_config import WEIGHTS
+from hone_merger.fusing.checkpoint import StoredTensor, stored_tensors
+from hone_merger.fusing.layout import Layout, Output
+
+_TENSORS, _ROWS = 8, 64
+
+
+def check_samples(layout: Layout, adapter: Path, folder: Path) -> Mapping[str, JsonValue]:
+    """Rows of up to 8 tensors as W + scaling * B @ A in float64, from the files of base and adapter.
+
+    Raises BadInput when a written row is not that, but for rounding, or all of them are the base's.
+    Only what a plain adapter of linear layers changes can be computed so; the probes judge the rest.
+    """
+    plain = [output for output in layout.outputs if output.change is not None and output.change.by_rows]
+    chosen = plain[:: max(1, len(plain) // _TENSORS)][:_TENSORS]
+    written = {tensor.name: tensor for tensor in stored_tensors(folder)}
+    found = [_check(output, adapter, written[output.name]) for output in chosen]
+    if found and not any(moved for _, moved in found):
+        raise BadInput(f"{folder}: the adapter changes nothing of its base; nothing was published")
+    return {"recomputed": len(found), "largest_error": max((error for error, _ in found), default=0.0)}
+
+
+def _check(output: Output, adapter: Path, written: StoredTensor) -> tuple[float, bool]:
+    """The largest error, in units of the largest element; and whether the base's rows are others."""
+    assert output.stored is not None and output.change is not None
+    layer = f"base_model.model.{output.parameter.removesuffix('.weight')}"
+    with safe_open(adapter / WEIGHTS, "pt") as file:
+        down, up = (file.get_tensor(f"{layer}.lora_{side}.weight").double() for side in "AB")
+    before, after = output.stored.read()[:_ROWS].double(), written.read()[:_ROWS].double()
+    exact = before + output.change.scaling * (up[:_ROWS] @ down)
+    largest = exact.abs().max().item()
+    error = (after - exact).abs().max().item() / max(largest, 1e-30)
+    # Half a unit in the last place, and the error of a sum in float32.
+    if not error <= torch.finfo(written.dtype).eps + 1e-5:
+        raise BadInput(
+            f"{written.file}: tensor {output.name} is not the base's and the adapter's: it is off by "
+            f"{error:.1e} of its largest element; nothing was published"
+        )
+    return error, not torch.equal(before, after)

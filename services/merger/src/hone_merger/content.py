@@ -1,0 +1,98 @@
+"""What a merge writes: a model that is fused tensor by tensor, or whole weights that are taken over."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from pydantic import JsonValue
+
+from hone_merger.checking import check_samples
+from hone_merger.fusing.checkpoint import stored_tensors
+from hone_merger.fusing.layout import Layout, plan_layout
+from hone_merger.fusing.shards import Shard, share_out, write_shards
+from hone_merger.plan import Plan
+from hone_merger.settings import write_config, write_generation_config
+from hone_merger.weights import copy_weights, fit_weights
+
+
+class Content(Protocol):
+    """Weights and configuration of the model that will be, planned and found possible."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its weights."""
+
+    def write(self, folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
+        """Write it; SHA-256 (hex) of the files that were hashed meanwhile. `wrote` is told of bytes."""
+
+    def check(self, folder: Path) -> Mapping[str, JsonValue]:
+        """Compare what was written with what it was made from. Raises BadInput when it is not that."""
+
+
+def plan_content(plan: Plan) -> Content:
+    """Raises BadInput when the parts do not fit together; nothing was written then."""
+    return TakenOver.of(plan) if plan.kind == "weights" else Fused.of(plan)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """An adapter and its base."""
+
+    base: Path
+    adapter: Path
+    layout: Layout
+    shards: list[Shard]
+    size: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> "Fused":
+        dtype = None if plan.dtype is None else getattr(torch, plan.dtype)
+        layout = plan_layout(plan.base.path, plan.tuned.path, dtype)
+        size = sum(output.size for output in layout.outputs)
+        return cls(plan.base.path, plan.tuned.path, layout, share_out(layout.outputs), size)
+
+    def write(self, folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
+        digests = write_shards(self.shards, folder, wrote)
+        layout = self.layout
+        write_config(
+            self.base, folder, dtype=layout.dtype, vocabulary=layout.vocabulary, untied=layout.untied
+        )
+        write_generation_config([self.base], folder)
+        return digests
+
+    def check(self, folder: Path) -> Mapping[str, JsonValue]:
+        return {
+            "tensors": len(self.layout.outputs),
+            "changed_parameters": self.layout.changed,
+            "head_was_untied": self.layout.untied,
+            **check_samples(self.layout, self.adapter, folder),
+        }
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """What full fine-tuning made."""
+
+    base: Path
+    weights: Path
+    dtype: torch.dtype
+    size: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> "TakenOver":
+        fit_weights(plan.tuned.path, plan.base.path)
+        largest = max(stored_tensors(plan.tuned.path), key=lambda tensor: tensor.size)
+        size = sum(entry.size for entry in plan.tuned.manifest.files)
+        return cls(plan.base.path, plan.tuned.path, largest.dtype, size)
+
+    def write(self, folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
+        copy_weights(self.weights, folder)
+        wrote(self.size)
+        write_config(self.base, folder, dtype=self.dtype)
+        write_generation_config([self.weights, self.base], folder)
+        return {}
+
+    def check(self, folder: Path) -> Mapping[str, JsonValue]:
+        return {"tensors": len(stored_tensors(folder))}

@@ -1,0 +1,111 @@
+"""The tensors of a model folder, by their headers: no weight is read."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from hone_contract.errors import BadInput
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+# https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs, `Dtype`; those that can be
+# read as a torch tensor of whole elements.
+DTYPES: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a checkpoint, by the name that it has there."""
+
+    name: str
+    file: Path
+    opened: Any
+    """The file's `safe_open`, so that its header is read once."""
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    def read(self) -> torch.Tensor:
+        """Mapped, not copied: its pages come when they are looked at. Not to be written to."""
+        tensor: torch.Tensor = self.opened.get_tensor(self.name)
+        return tensor
+
+
+def stored_tensors(folder: Path) -> list[StoredTensor]:
+    """Every tensor in the order of the shards, and in a shard of its bytes.
+
+    Shards that the index does not name are passed over: they are left from another save.
+    Raises BadInput when a shard is cut off, or the index and the shards do not agree.
+    """
+    if (folder / INDEX).is_file():
+        return _indexed(folder)
+    if (folder / SINGLE).is_file():
+        return list(_headers(folder / SINGLE))
+    raise BadInput(f"{folder} has neither {SINGLE} nor {INDEX}; import the base again")
+
+
+def _indexed(folder: Path) -> list[StoredTensor]:
+    places = _weight_map(folder / INDEX)
+    tensors = [
+        tensor
+        for name in sorted(set(places.values()))
+        for tensor in _headers(folder / name)
+        if places.get(tensor.name) == name
+    ]
+    if missing := sorted(places.keys() - {tensor.name for tensor in tensors}):
+        raise BadInput(
+            f"{folder / places[missing[0]]} lacks tensor {missing[0]}, which {INDEX} says it has "
+            f"({len(missing)} such); import the base again"
+        )
+    return tensors
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    try:
+        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{path} is no index of shards: {error!r}; import the base again") from error
+    for name in set(places.values()):
+        if Path(name).name != name:
+            raise BadInput(f"{path} names a shard outside its folder: {name!r}")
+    return dict(places)
+
+
+def _headers(path: Path) -> Iterator[StoredTensor]:
+    try:
+        file: Any = safe_open(path, "pt")
+    except (SafetensorError, FileNotFoundError) as error:
+        raise BadInput(f"{path} cannot be read as safetensors: {error}; import the base again") from error
+    for name in file.offset_keys():
+        part = file.get_slice(name)
+        yield StoredTensor(name, path, file, _dtype(part.get_dtype(), name, path), tuple(part.get_shape()))
+
+
+def _dtype(name: str, tensor: str, path: Path) -> torch.dtype:
+    if name not in DTYPES:
+        raise BadInput(
+            f"{path}: tensor {tensor} is stored as {name}, which cannot be merged; use a base in "
+            "float32, bfloat16 or float16"
+        )
+    return DTYPES[name]

@@ -1,0 +1,270 @@
+"""Every tensor of the merged model, planned before the first is made."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from threading import Lock
+
+import torch
+
+from hone_contract.errors import BadInput
+from hone_merger.fusing.changes import Change, check_all_are_found, find_changes
+from hone_merger.fusing.checkpoint import StoredTensor, stored_tensors
+from hone_merger.fusing.names import Group, Names
+from hone_merger.fusing.skeleton import ADAPTER, adapter_skeleton, base_skeleton
+
+# What is computed at once: small enough for a core's cache, large enough that threads have something to do.
+_FOLDED_AT_ONCE = 512 * 1024
+_COPIED_AT_ONCE = 4 * 1024 * 1024
+
+Part = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Output:
+    """One tensor of the merged model."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+    """Each makes the next of its elements; they may be called in any order, from any thread."""
+    parameter: str = ""
+    """The model's name for it. Empty: it is a part of a parameter, or none."""
+    stored: StoredTensor | None = None
+    """What it is made from, if that is one tensor."""
+    change: Change | None = None
+    """None: it is what is stored, or a part of a parameter."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the merged model is going to be."""
+
+    outputs: list[Output]
+    changed: int
+    """How many parameters of the base the adapter changes."""
+    vocabulary: int
+    """Rows of the embeddings."""
+    untied: bool
+    """Whether the output head, which is the base's embeddings, became one of its own."""
+    dtype: torch.dtype
+    """Of most of the elements."""
+
+
+def plan_layout(base: Path, adapter: Path, dtype: torch.dtype | None = None) -> Layout:
+    """Match base and adapter, reading the headers of the one and all of the other.
+
+    `dtype` is what floating-point tensors are written in; None: what each of them is in the base.
+    Raises BadInput unless the base is whole, and every tensor of the adapter has its one place in it.
+    """
+    model = base_skeleton(base, adapter)
+    names, ties = Names(model), dict(model.all_tied_weights_keys)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    groups = _settle_sources(names.group(stored_tensors(base)), ties)
+    skeleton = adapter_skeleton(model, adapter)
+    changes = find_changes(skeleton, list(names.parameters))
+    check_all_are_found(skeleton, changes, adapter)
+    changes, untied = _settle_ties(changes, ties, skeleton.peft_config[ADAPTER].ensure_weight_tying)
+    planner = _Planner(names, changes, dtype)
+    outputs = [output for group in groups.values() for output in planner.outputs(group)]
+    outputs += [planner.untied(head, groups[ties[head]]) for head in untied]
+    planner.check_whole(base, ties)
+    return Layout(
+        outputs,
+        changed=len(changes),
+        vocabulary=vocabulary,
+        untied=bool(untied),
+        dtype=max(outputs, key=lambda output: output.size).dtype,
+    )
+
+
+def _settle_sources(groups: list[Group], ties: Mapping[str, str]) -> dict[str, Group]:
+    """One group for parameters that are tied: a checkpoint may have either of them, or both."""
+    found = {group.key: group for group in groups}
+    for head, source in ties.items():
+        if head in found:
+            found.setdefault(source, replace(found[head], key=source))
+            del found[head]
+    return found
+
+
+def _settle_ties(
+    changes: Mapping[str, Change], ties: Mapping[str, str], ensured: bool
+) -> tuple[dict[str, Change], list[str]]:
+    """What the adapter makes of tied parameters, and which heads cannot stay tied.
+
+    PEFT's merge adds what is for one of them to both. Here each becomes what the adapter model has there.
+    """
+    settled, untied = dict(changes), []
+    for head, source in ties.items():
+        ours, theirs = settled.pop(head, None), settled.get(source)
+        if not (ensured or _alike(ours, theirs)):
+            untied.append(head)
+            shared = theirs.instead if theirs is not None and not theirs.apart else None
+            settled[head] = Change(
+                shared if ours is None or ours.instead is None else ours.instead,
+                None if ours is None else ours.layer,
+                "weight",
+            )
+    return settled, untied
+
+
+def _alike(head: Change | None, source: Change | None) -> bool:
+    if head is None:
+        return source is None or (source.layer is None and not source.apart)
+    if source is None:
+        return False
+    if head.instead is None or source.instead is None or head.layer or source.layer:
+        return head.follows(source)
+    return torch.equal(head.instead, source.instead)
+
+
+class _Planner:
+    """Says how each tensor is made, and notices what is missing."""
+
+    def __init__(self, names: Names, changes: Mapping[str, Change], dtype: torch.dtype | None) -> None:
+        self._names, self._changes, self._dtype = names, changes, dtype
+        self._found: set[str] = set()
+
+    def outputs(self, group: Group) -> list[Output]:
+        """The tensors of a group, each under its stored name."""
+        empty = [torch.empty(stored.shape, dtype=stored.dtype, device="meta") for stored in group.tensors]
+        made = {name: tuple(tensor.shape) for name, tensor in self._names.gather(group, empty).items()}
+        self._check_shapes(group, made)
+        self._found |= made.keys()
+        if not made.keys() & self._changes.keys():
+            return [self._copied(stored, stored.name) for stored in group.tensors]
+        if not group.patterns:
+            return [self._changed(group.tensors[0], group.tensors[0].name, group.key)]
+        return self._together(group)
+
+    def untied(self, head: str, source: Group) -> Output:
+        """A head of its own, for a base that has the embeddings only."""
+        name, change = self._names.stored_name(head), self._changes[head]
+        if change.changes_nothing:
+            return self._copied(source.tensors[0], name)
+        return self._changed(source.tensors[0], name, head)
+
+    def check_whole(self, base: Path, ties: Mapping[str, str]) -> None:
+        """Raises BadInput when the base lacks a parameter."""
+        if missing := sorted(self._names.parameters.keys() - self._found - ties.keys()):
+            raise BadInput(
+                f"{base} lacks {missing[0]} ({len(missing)} such), which a model of its config.json has; "
+                "import the base again"
+            )
+
+    def _check_shapes(self, group: Group, made: Mapping[str, tuple[int, ...]]) -> None:
+        for name, shape in made.items():
+            expected, change = self._names.parameters.get(name), self._changes.get(name)
+            replaced = change is not None and change.instead is not None
+            if expected is not None and shape != expected and not replaced:
+                raise BadInput(
+                    f"{group.tensors[0].file}: {name} has the shape {shape}, and by the base's config.json "
+                    f"it is {expected}; import the base again"
+                )
+
+    def _copied(self, stored: StoredTensor, name: str) -> Output:
+        dtype = self._written(stored.dtype)
+        parts = tuple(
+            _rows(stored, rows, dtype, copy=False) for rows in _ranges(stored.shape, _COPIED_AT_ONCE)
+        )
+        return Output(name, dtype, stored.shape, parts)
+
+    def _changed(self, stored: StoredTensor, name: str, parameter: str) -> Output:
+        change, dtype, shape = self._changes[parameter], self._written(stored.dtype), stored.shape
+        work = torch.promote_types(stored.dtype, dtype)
+        parts: tuple[Part, ...]
+        if change.by_rows:
+            parts = tuple(
+                _folded_rows(change, _rows(stored, rows, work, copy=True), rows.start or 0, dtype)
+                for rows in _ranges(shape, _FOLDED_AT_ONCE)
+            )
+        elif change.instead is not None:
+            parts, shape = (_replaced(change, work, dtype),), tuple(change.instead.shape)
+        else:
+            parts = (_folded(change, _rows(stored, slice(None), work, copy=True), dtype),)
+        return Output(name, dtype, shape, parts, parameter, stored, change)
+
+    def _together(self, group: Group) -> list[Output]:
+        shared = _Together(self._names, group, self._changes, self._written)
+        return [
+            Output(stored.name, self._written(stored.dtype), stored.shape, (shared.part(stored.name),))
+            for stored in group.tensors
+        ]
+
+    def _written(self, stored: torch.dtype) -> torch.dtype:
+        return self._dtype if self._dtype is not None and stored.is_floating_point else stored
+
+
+class _Together:
+    """Tensors that can only be made at once: made when the first is asked for, kept until each was."""
+
+    def __init__(
+        self,
+        names: Names,
+        group: Group,
+        changes: Mapping[str, Change],
+        written: Callable[[torch.dtype], torch.dtype],
+    ) -> None:
+        self._names, self._group, self._changes, self._written = names, group, changes, written
+        self._made: dict[str, torch.Tensor] = {}
+        self._lock = Lock()
+
+    def part(self, name: str) -> Part:
+        """The tensor of that stored name, to be asked for once."""
+
+        def take() -> torch.Tensor:
+            with self._lock:
+                if name not in self._made:
+                    self._made = self._make()
+                return self._made.pop(name)
+
+        return take
+
+    def _make(self) -> dict[str, torch.Tensor]:
+        stored = self._group.tensors
+        work = [torch.promote_types(each.dtype, self._written(each.dtype)) for each in stored]
+        read = (each.read().to(dtype) for each, dtype in zip(stored, work, strict=True))
+        parameters = self._names.gather(self._group, read)
+        for name in parameters.keys() & self._changes.keys():
+            parameters[name] = self._changes[name].apply(parameters[name])
+        made = self._names.scatter(self._group, parameters)
+        return {each.name: made[each.name].to(self._written(each.dtype)).contiguous() for each in stored}
+
+
+def _rows(stored: StoredTensor, rows: slice, dtype: torch.dtype, *, copy: bool) -> Part:
+    def read() -> torch.Tensor:
+        tensor = stored.read()
+        return (tensor[rows] if tensor.dim() else tensor).to(dtype, copy=copy)
+
+    return read
+
+
+def _folded_rows(change: Change, read: Part, first: int, dtype: torch.dtype) -> Part:
+    return lambda: change.apply_to_rows(read(), first).to(dtype)
+
+
+def _folded(change: Change, read: Part, dtype: torch.dtype) -> Part:
+    return lambda: change.apply(read()).to(dtype).contiguous()
+
+
+def _replaced(change: Change, work: torch.dtype, dtype: torch.dtype) -> Part:
+    # Only the format of the base's own counts.
+    return lambda: change.apply(torch.empty(0, dtype=work)).to(dtype).contiguous()
+
+
+def _ranges(shape: tuple[int, ...], elements: int) -> Iterator[slice]:
+    """Rows that are about so many elements together; all at once for a tensor that has none."""
+    if len(shape) < 1 or prod(shape) <= elements:
+        yield slice(None)
+        return
+    step = max(1, elements // prod(shape[1:]))
+    for first in range(0, shape[0], step):
+        yield slice(first, first + step)

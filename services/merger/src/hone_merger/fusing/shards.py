@@ -1,0 +1,172 @@
+"""Writes planned tensors as safetensors, computing ahead on every core, and hashes what it writes.
+
+The format: 8 bytes of header length (little-endian), the header as JSON, the tensors' bytes
+(https://huggingface.co/docs/safetensors). safetensors' own writer wants all tensors in memory.
+
+A shard that is finished has its name and, in a file beside it, its digest; so a merge that was killed goes on
+with the first shard that is not.
+"""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import torch
+
+from hone_contract.artifact import write_atomically
+from hone_merger.fusing.checkpoint import DTYPES, INDEX, SINGLE
+from hone_merger.fusing.layout import Output, Part
+
+SHARD_BYTES = 5 * 10**9
+# What is computed ahead of what is written, a core.
+_AHEAD = 4
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of the model."""
+
+    name: str
+    outputs: list[Output]
+
+
+def share_out(outputs: Iterable[Output], limit: int = SHARD_BYTES) -> list[Shard]:
+    """Tensors in their order, in files of at most `limit` bytes, but for a tensor that is larger."""
+    files: list[list[Output]] = [[]]
+    size = 0
+    for output in outputs:
+        if files[-1] and size + output.size > limit:
+            files.append([])
+            size = 0
+        files[-1].append(output)
+        size += output.size
+    if len(files) == 1:
+        return [Shard(SINGLE, files[0])]
+    names = (f"model-{number:05}-of-{len(files):05}.safetensors" for number in range(1, len(files) + 1))
+    return [Shard(name, held) for name, held in zip(names, files, strict=True)]
+
+
+def write_shards(shards: list[Shard], folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
+    """Write the shards and their index; SHA-256 (hex) by the shard's name. `wrote` is told of bytes.
+
+    What a killed merge of the same plan finished in the folder stays as it is; all else in it goes.
+    """
+    _clear(folder, shards)
+    digests = {}
+    with _cores() as pool, ThreadPoolExecutor(1) as hasher:
+        for shard in shards:
+            digest = _finished(folder / shard.name)
+            if digest is None:
+                digest = _write(shard, folder / shard.name, pool, hasher, wrote)
+            else:
+                wrote(sum(output.size for output in shard.outputs))
+            digests[shard.name] = digest
+    for shard in shards:
+        _note(folder / shard.name).unlink()
+    if len(shards) > 1:
+        _write_index(shards, folder)
+    return digests
+
+
+@contextmanager
+def _cores() -> Iterator[ThreadPoolExecutor]:
+    """One thread a core, each of which computes by itself."""
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool
+        finally:
+            torch.set_num_threads(threads)
+
+
+def _clear(folder: Path, shards: list[Shard]) -> None:
+    kept = {path for shard in shards for path in (folder / shard.name, _note(folder / shard.name))}
+    for path in folder.iterdir():
+        if path not in kept:
+            path.unlink()
+
+
+def _finished(path: Path) -> str | None:
+    note = _note(path)
+    if not (path.is_file() and note.is_file()):
+        return None
+    digest = note.read_text(encoding="utf-8").strip()
+    with path.open("rb") as file:
+        return digest if hashlib.file_digest(file, "sha256").hexdigest() == digest else None
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
+def _write(
+    shard: Shard,
+    path: Path,
+    pool: ThreadPoolExecutor,
+    hasher: ThreadPoolExecutor,
+    wrote: Callable[[int], None],
+) -> str:
+    sha256 = hashlib.sha256()
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with unfinished.open("wb", buffering=0) as file:
+        header = _header(shard.outputs)
+        file.write(header)
+        hashed = hasher.submit(sha256.update, header)
+        parts = (part for output in shard.outputs for part in output.parts)
+        for tensor in _in_order(parts, pool, _AHEAD * pool._max_workers):
+            data = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
+            hashed.result()
+            hashed = hasher.submit(sha256.update, data)
+            _write_all(file, data)
+            wrote(len(data))
+        hashed.result()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+    write_atomically(_note(path), sha256.hexdigest() + "\n")
+    return sha256.hexdigest()
+
+
+def _write_all(file: FileIO, data: memoryview) -> None:
+    while data:
+        data = data[file.write(data) :]
+
+
+def _in_order(parts: Iterable[Part], pool: ThreadPoolExecutor, ahead: int) -> Iterator[torch.Tensor]:
+    pending: deque[Future[torch.Tensor]] = deque()
+    for part in parts:
+        pending.append(pool.submit(part))
+        if len(pending) > ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _header(outputs: list[Output]) -> bytes:
+    tensors: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for output in outputs:
+        begin, end = end, end + output.size
+        tensors[output.name] = {
+            "dtype": _NAMES[output.dtype],
+            "shape": list(output.shape),
+            "data_offsets": [begin, end],
+        }
+    text = json.dumps(tensors, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_index(shards: list[Shard], folder: Path) -> None:
+    index = {
+        "metadata": {"total_size": sum(output.size for shard in shards for output in shard.outputs)},
+        "weight_map": {output.name: shard.name for shard in shards for output in shard.outputs},
+    }
+    write_atomically(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")

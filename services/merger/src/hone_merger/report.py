@@ -1,0 +1,32 @@
+"""merge_report.json: what a merge was made from, and what was found when it was checked.
+
+Nothing in it depends on when or where the merge ran, since the same merge is to make the same model; seconds
+and memory are in the manifest's metrics.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from hone_contract.artifact import write_atomically
+from hone_merger.plan import Plan
+
+FILE_NAME = "merge_report.json"
+
+
+def write_report(
+    plan: Plan, checked: Mapping[str, JsonValue], distances: Mapping[str, float], folder: Path
+) -> None:
+    """`distances` are mean absolute differences of logprobs on the probes, in nats."""
+    report = {
+        "schema_version": 1,
+        "from": {role: source.model_dump() for role, source in plan.lineage.items()},
+        "trained_on": plan.trained_on.model_dump(),
+        "another_base_was_forced": plan.trained_on.digest != plan.base.manifest.digest,
+        "dtype": plan.dtype or "as the base has it",
+        "weights": dict(checked),
+        "probes": dict(distances),
+    }
+    write_atomically(folder / FILE_NAME, json.dumps(report, indent=2) + "\n")
