@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := contract/src services/*/src
 
-.PHONY: help install demo check test test-containers test-full images bench bench-data lock schemas faq clean
+.PHONY: help install demo check test test-containers test-full images bench bench-data bench-merge lock schemas faq clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -50,6 +50,9 @@ bench: install ## Measure training against TRL's defaults, in turns on this mach
 
 bench-data: install ## Measure the preparation of 1 GB of data against a bare pass of the parser
 	@$(BIN)/python bench/prepare.py
+
+bench-merge: install ## Measure merging against PEFT and against cp
+	@$(BIN)/python bench/merge.py
 
 lock: ## Write the pinned lists in requirements/ anew
 	@$(PYTHON) -m venv build/lock

@@ -1,5 +1,6 @@
 """What sealing promises a reader, and what opening refuses."""
 
+import hashlib
 import json
 import math
 import os
@@ -93,6 +94,18 @@ def test_manifest_records_what_the_writer_said(tmp_path: Path) -> None:
     assert (manifest.id, manifest.lineage) == ("a", lineage)
     assert (manifest.tools, manifest.metrics) == ({"peft": "0.18.0"}, {"eval_loss": 1.5})
     assert before <= manifest.created_at <= datetime.now(UTC)
+
+
+def test_a_digest_that_was_taken_while_writing_is_not_taken_again(tmp_path: Path) -> None:
+    with draft(tmp_path / "a", {}) as partial:
+        (partial / "weights").mkdir()
+        (partial / "weights" / "one").write_bytes(b"1")
+        (partial / "two").write_bytes(b"2")
+        sealed = seal(partial, "model", "a", lineage={}, digests={"weights/one": "0" * 64})
+    digests = {entry.path: entry.sha256 for entry in sealed.manifest.files}
+    assert digests == {"weights/one": "0" * 64, "two": hashlib.sha256(b"2").hexdigest()}
+    with pytest.raises(ArtifactCorrupt, match="weights/one has changed"):
+        open_artifact(sealed.path, "model", digests=True)
 
 
 def test_source_names_the_artifact_and_its_identity(sealed: Artifact) -> None:
