@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import JsonValue
 from safetensors import safe_open
 
 from hone_contract.errors import BadInput
@@ -15,7 +14,7 @@ from hone_merger.fusing.layout import Layout, Output
 _TENSORS, _ROWS = 8, 64
 
 
-def check_samples(layout: Layout, adapter: Path, folder: Path) -> Mapping[str, JsonValue]:
+def check_samples(layout: Layout, adapter: Path, folder: Path) -> Mapping[str, object]:
     """Rows of up to 8 tensors as W + scaling * B @ A in float64, from the files of base and adapter.
 
     Raises BadInput when a written row is not that, but for rounding, or all of them are the base's.

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from pydantic import JsonValue
 
 from hone_merger.checking import check_samples
 from hone_merger.fusing.checkpoint import stored_tensors
@@ -27,7 +26,7 @@ class Content(Protocol):
     def write(self, folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
         """Write it; SHA-256 (hex) of the files that were hashed meanwhile. `wrote` is told of bytes."""
 
-    def check(self, folder: Path) -> Mapping[str, JsonValue]:
+    def check(self, folder: Path) -> Mapping[str, object]:
         """Compare what was written with what it was made from. Raises BadInput when it is not that."""
 
 
@@ -62,7 +61,7 @@ class Fused:
         write_generation_config([self.base], folder)
         return digests
 
-    def check(self, folder: Path) -> Mapping[str, JsonValue]:
+    def check(self, folder: Path) -> Mapping[str, object]:
         return {
             "tensors": len(self.layout.outputs),
             "changed_parameters": self.layout.changed,
@@ -94,5 +93,5 @@ class TakenOver:
         write_generation_config([self.weights, self.base], folder)
         return {}
 
-    def check(self, folder: Path) -> Mapping[str, JsonValue]:
+    def check(self, folder: Path) -> Mapping[str, object]:
         return {"tensors": len(stored_tensors(folder))}

@@ -8,8 +8,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from hone_contract.artifact import write_atomically
 from hone_merger.plan import Plan
 
@@ -17,7 +15,7 @@ FILE_NAME = "merge_report.json"
 
 
 def write_report(
-    plan: Plan, checked: Mapping[str, JsonValue], distances: Mapping[str, float], folder: Path
+    plan: Plan, checked: Mapping[str, object], distances: Mapping[str, float], folder: Path
 ) -> None:
     """`distances` are mean absolute differences of logprobs on the probes, in nats."""
     report = {
