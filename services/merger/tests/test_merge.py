@@ -124,6 +124,7 @@ def test_the_model_has_the_files_of_a_model_and_no_others(merged: Merged) -> Non
         "model.safetensors",
         "probes.json",
         "merge_report.json",
+        "README.md",
         "manifest.json",
     }
     assert files.keys() == {*tokenizer, *model}

@@ -5,13 +5,15 @@ import shutil
 import time
 from pathlib import Path
 
-from hone_contract.artifact import Artifact, draft, seal
+from hone_contract.artifact import Artifact, draft, seal, write_atomically
 from hone_contract.errors import BadInput, RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.model_files import TOKENIZER_FILES
 from hone_contract.probes import Logprobs, Probes, read_probes, write_probes
 from hone_contract.progress import Progress
 from hone_contract.store import Store
+from hone_merger.card import FILE_NAME as CARD
+from hone_merger.card import model_card
 from hone_merger.content import plan_content
 from hone_merger.plan import Plan
 from hone_merger.report import write_report
@@ -42,9 +44,11 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
         verified = time.monotonic()
         probes = _prove(partial, read_probes(plan.tuned.path))
         write_probes(partial, probes)
-        write_report(plan, checked, _distances(probes), partial)
+        distances = _distances(probes)
+        write_report(plan, checked, distances, partial)
+        write_atomically(partial / CARD, model_card(plan, store, distances))
         metrics = {
-            **_distances(probes),
+            **distances,
             "seconds": written - start,
             "verify_seconds": verified - written,
             "probe_seconds": time.monotonic() - verified,

@@ -1,0 +1,109 @@
+"""README.md of a merged model: the model card that the Hub shows, and whoever finds the folder reads.
+
+Its first lines are the Hub's metadata (https://huggingface.co/docs/hub/model-cards).
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+
+from hone_contract.errors import HoneError
+from hone_contract.manifest import Source
+from hone_contract.store import Store
+from hone_merger.plan import Plan
+
+FILE_NAME = "README.md"
+
+
+def model_card(plan: Plan, store: Store, distances: Mapping[str, float]) -> str:
+    """What it was made from, what it learned from, what was checked, and how to serve it.
+
+    `distances` are mean absolute differences of logprobs on the probes, in nats.
+    """
+    return "\n".join(
+        [
+            *_metadata(plan),
+            f"# {plan.name}",
+            "",
+            _made(plan),
+            "",
+            *_lineage(plan),
+            *_data(plan, store),
+            *_learned(plan.tuned.manifest.metrics),
+            *_checked(distances),
+            *_serving(plan),
+        ]
+    )
+
+
+def _metadata(plan: Plan) -> Iterator[str]:
+    yield "---"
+    if (hub := _hub_name(plan)) is not None:
+        yield f"base_model: {json.dumps(hub)}"
+    yield "library_name: transformers"
+    yield "pipeline_tag: text-generation"
+    yield f"tags: [hone, {'lora' if plan.kind == 'adapter' else 'full-fine-tuning'}]"
+    yield "---"
+
+
+def _hub_name(plan: Plan) -> str | None:
+    """None: the base does not come from the Hub."""
+    location = plan.base.manifest.lineage.get("source", Source(id="")).id
+    return location.removeprefix("hub:").partition("@")[0] if location.startswith("hub:") else None
+
+
+def _made(plan: Plan) -> str:
+    how = "a LoRA adapter fused into its base" if plan.kind == "adapter" else "fine-tuned as a whole"
+    return f"A model made with Hone: {how}, and compared with the tuned model before it was published."
+
+
+def _lineage(plan: Plan) -> Iterator[str]:
+    yield "| made from | | digest |"
+    yield "|---|---|---|"
+    origin = plan.base.manifest.lineage.get("source")
+    sources = {**plan.lineage, **({"base's origin": origin} if origin is not None else {})}
+    sources |= {role: each for role, each in plan.tuned.manifest.lineage.items() if role != "base"}
+    for role, source in sources.items():
+        yield f"| {role} | `{source.id}` | {source.digest or ''} |"
+    yield ""
+
+
+def _data(plan: Plan, store: Store) -> Iterator[str]:
+    """Nothing for an adapter from elsewhere, or when the dataset is no longer in the store."""
+    source = plan.tuned.manifest.lineage.get("dataset")
+    if source is None:
+        return
+    try:
+        report = json.loads((store.dataset(source.id) / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, HoneError):
+        return
+    yield (
+        f"It learned from {report['train_records']} records; {report['eval_records']} others were set aside "
+        f"for evaluation. Of {report['read']} rows that were read, {report['rejected']} were rejected."
+    )
+    yield ""
+
+
+def _learned(metrics: Mapping[str, float]) -> Iterator[str]:
+    if "eval_loss_before" in metrics and "eval_loss_after" in metrics:
+        yield (
+            f"Loss on the evaluation records (nats a token): {metrics['eval_loss_before']:.4f} before, "
+            f"{metrics['eval_loss_after']:.4f} after."
+        )
+        yield ""
+
+
+def _checked(distances: Mapping[str, float]) -> Iterator[str]:
+    yield (
+        "On recorded prompts its log probabilities are "
+        f"{distances['mean_delta_from_adapter']:.2g} away from the tuned model's and "
+        f"{distances['mean_delta_from_base']:.2g} from the base's, on average; see merge_report.json."
+    )
+    yield ""
+
+
+def _serving(plan: Plan) -> Iterator[str]:
+    yield "```sh"
+    yield f"hone-server --model {plan.name}     # from the store, behind a check of these log probabilities"
+    yield f"vllm serve ./ --served-model-name {plan.name}     # from this folder"
+    yield "```"
+    yield ""
