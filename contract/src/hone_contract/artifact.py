@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -136,6 +136,35 @@ def open_artifact(path: Path, kind: Kind, *, digests: bool = False) -> Artifact:
     return Artifact(path, manifest)
 
 
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Use an artifact for long: `remove` refuses it until then. Several processes may hold one.
+
+    Where there is no lock file and none can be made, as on a volume that was copied and is mounted read-only,
+    nothing is held.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            lock = _lock_file(path)
+            file = stack.enter_context(lock.open("r" if lock.exists() else "a"))
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+
+
+def remove(path: Path) -> None:
+    """Remove an artifact, or what a killed writer left of one, so that no reader sees a half of it.
+
+    Raises ArtifactBusy while another process writes or holds it.
+    """
+    target = path.with_name(path.name.partition(PARTIAL)[0])
+    with _lock(target):
+        doomed = target.with_name(f"{target.name}{PARTIAL}removed")
+        if path != doomed:
+            shutil.rmtree(doomed, ignore_errors=True)
+            path.rename(doomed)
+        shutil.rmtree(doomed)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file so that a reader sees the old text or the new, never a mixture."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -200,14 +229,18 @@ def _sha256(path: Path) -> str:
 @contextmanager
 def _lock(target: Path) -> Iterator[None]:
     # The lock file stays: removing it would let two writers lock two files of one name.
-    with target.with_name(f".{target.name}.lock").open("w") as file:
+    with _lock_file(target).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ArtifactBusy(
-                f"{target} is being written by another process; try again when it is done"
+                f"{target} is being written by another process, or used by one; try again when it is done"
             ) from error
         yield
+
+
+def _lock_file(target: Path) -> Path:
+    return target.with_name(f".{target.name}.lock")
 
 
 def _write_flushed(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
-from hone_contract.artifact import Artifact, draft, seal, write_atomically
+from hone_contract.artifact import Artifact, draft, held, seal, write_atomically
 from hone_contract.errors import BadInput, RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.model_files import TOKENIZER_FILES
@@ -35,7 +35,11 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
     target = store.model(plan.name, plan.version)
     content = plan_content(plan)
     _check_room(target, content.size)
-    with draft(target, plan.identity, keep=True) as partial:
+    with (
+        held(plan.base.path),
+        held(plan.tuned.path),
+        draft(target, plan.identity, keep=True) as partial,
+    ):
         with Progress("merging", "B", content.size, reporter) as progress:
             digests = content.write(partial, progress.advance)
         copy_tokenizer(plan.tuned.path, partial)

@@ -2,6 +2,7 @@
 
 import socket
 
+from hone_contract.artifact import held
 from hone_contract.edge import run
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
@@ -25,9 +26,10 @@ def _main() -> None:
         reporter.tell("listening", f"listening on http://{host}:{port}", host=host, port=port)
         lobby = Lobby(listening)
         serving = _find(settings, lobby, reporter)
-        from hone_server.serve import serve
+        with held(serving.model.path):
+            from hone_server.serve import serve
 
-        serve(serving, listening)
+            serve(serving, listening)
 
 
 def _find(settings: Settings, lobby: Lobby, reporter: Reporter) -> Serving:

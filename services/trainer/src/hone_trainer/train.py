@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from hone_contract.artifact import Artifact, draft, seal
+from hone_contract.artifact import Artifact, draft, held, seal
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.spec_file import dump_run_spec
@@ -47,6 +47,8 @@ def train(plan: Plan, store: Store, metrics_address: tuple[str, int] | None = No
         )
     folder = store.run(plan.run_id)
     with (
+        held(plan.base.path),
+        held(plan.dataset.path),
         draft(plan.target(store), {"run": plan.run_id}) as partial,
         failure_told(folder),
         stopping() as stop,
