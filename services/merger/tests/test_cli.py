@@ -28,7 +28,7 @@ def test_help_lists_the_commands_without_loading_a_model_library(tmp_path: Path)
         (["merge"], "one of the arguments RUN_ID --run-id-file is required"),
         (["merge", "x", "--run-id-file", "y"], "not allowed with argument"),
         (["merge", "x", "--nmae", "y"], "unrecognized arguments: --nmae y"),
-        (["import-adapter", "x"], "the following arguments are required: --base"),
+        (["import-adapter"], "the following arguments are required: folder"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(
@@ -62,7 +62,27 @@ def test_a_name_that_the_store_cannot_have_is_one_line(tmp_path: Path, adapter: 
 
 def test_a_base_that_is_not_there_is_one_line(tmp_path: Path, plain_adapter: Path) -> None:
     told = refusal(run_merger(tmp_path, "import-adapter", plain_adapter, "--base", "none"), 78)
-    assert "no base at store/bases/none" in told
+    assert "is an adapter of none, which the store does not have: `hone-trainer import-base none`" in told
+
+
+def test_the_base_that_the_adapter_names_is_meant(tmp_path: Path, plain_adapter: Path) -> None:
+    told = refusal(run_merger(tmp_path, "import-adapter", plain_adapter), 78)
+    assert f"is an adapter of {HUB_NAME}, which the store does not have" in told
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        (None, "does not name its base; name it with --base"),
+        ("/home/me/my-base", "is an adapter of my-base, which"),
+    ],
+)
+def test_a_base_is_looked_for_by_what_the_adapter_says(
+    tmp_path: Path, plain_adapter: Path, named: str | None, told: str
+) -> None:
+    folder = Path(shutil.copytree(plain_adapter, tmp_path / "adapter"))
+    edit_json(folder / CONFIG, base_model_name_or_path=named)
+    assert told in refusal(run_merger(tmp_path, "import-adapter", folder), 78)
 
 
 @pytest.mark.usefixtures("filled")

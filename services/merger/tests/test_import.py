@@ -1,20 +1,36 @@
 """`import-adapter`: a plain PEFT folder becomes an adapter like the trainer's."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from merger_tiny import CONFIG, WEIGHTS, adapted, bytes_of, edit_weights, logprobs, peft_folder, seal_base
+from merger_families import variant_folder
+from merger_tiny import (
+    CONFIG,
+    HUB_NAME,
+    WEIGHTS,
+    adapted,
+    bytes_of,
+    edit_json,
+    edit_weights,
+    logprobs,
+    peft_folder,
+    seal_base,
+)
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.errors import BadConfiguration, BadInput
+from hone_contract.events import Reporter
 from hone_contract.model_files import TOKENIZER_FILES, sha256_of
 from hone_contract.probes import read_probes
 from hone_contract.store import Store
 from hone_merger.imported import QUESTIONS, import_adapter
+from hone_merger.merge import merge
+from hone_merger.plan import make_plan
 
 
 def test_the_folders_bytes_are_sealed_with_the_bases_tokenizer(
@@ -88,6 +104,60 @@ def test_a_base_without_a_chat_template_is_refused(store: Store, llama: Path, tm
     (raw / "chat_template.jinja").unlink()
     with pytest.raises(BadInput, match=r"has no chat_template\.jinja"):
         import_adapter(peft_folder(tmp_path / "adapter", raw), seal_base(raw, store, "raw"), None, store)
+
+
+# -- the tokenizer ---------------------------------------------------------------------------------
+
+
+def with_tokenizer(folder: Path, base: Path, **config: object) -> Path:
+    """As tools save one with the adapter."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copyfile(base / name, folder / name)
+    edit_json(folder / "tokenizer_config.json", **config)
+    return folder
+
+
+def test_a_tokenizer_that_comes_with_the_adapter_is_taken(
+    filled: Store, base: Artifact, adapter: Artifact, plain_adapter: Path, tmp_path: Path
+) -> None:
+    folder = with_tokenizer(Path(shutil.copytree(plain_adapter, tmp_path / "Sky Blue")), base.path)
+    edit_json(folder / "tokenizer_config.json", tokenizer_class="TokenizersBackend", model_max_length=77)
+    template = (base.path / "chat_template.jinja").read_text() + "{# mine #}"
+    (folder / "chat_template.jinja").write_text(template)
+    taken = import_adapter(folder, base, None, filled)
+    config = json.loads((taken.path / "tokenizer_config.json").read_text())
+    known = json.loads((base.path / "tokenizer_config.json").read_text())
+    assert (config["tokenizer_class"], config["model_max_length"]) == (known["tokenizer_class"], 77)
+    assert (taken.path / "chat_template.jinja").read_text() == template
+    assert read_probes(taken.path).chat_template_sha256 == sha256_of(folder, "chat_template.jinja")
+    assert taken.manifest.id != adapter.manifest.id
+
+
+def test_a_chat_template_in_the_tokenizers_configuration_is_found(
+    filled: Store, base: Artifact, plain_adapter: Path, tmp_path: Path
+) -> None:
+    folder = with_tokenizer(Path(shutil.copytree(plain_adapter, tmp_path / "old")), base.path)
+    template = (folder / "chat_template.jinja").read_text() + "{# old #}"
+    (folder / "chat_template.jinja").unlink()
+    edit_json(folder / "tokenizer_config.json", chat_template=template)
+    taken = import_adapter(folder, base, None, filled)
+    assert (taken.path / "chat_template.jinja").read_text() == template
+    assert "chat_template" not in json.loads((taken.path / "tokenizer_config.json").read_text())
+
+
+def test_an_adapter_with_tokens_of_its_own_is_imported_and_merged(
+    store: Store, qwen: Path, tmp_path: Path
+) -> None:
+    base = seal_base(qwen, store, HUB_NAME)
+    tokenizer: Any = AutoTokenizer.from_pretrained(qwen)
+    tokenizer.add_tokens(["<mine>", "<yours>"])
+    folder = variant_folder(tmp_path / "grown", qwen, rows=len(tokenizer))
+    tokenizer.save_pretrained(folder)
+    adapter = import_adapter(folder, base, None, store)
+    model = merge(make_plan(store, adapter.manifest.id, None), store, Reporter("merger"))
+    assert json.loads((model.path / "config.json").read_text())["vocab_size"] == len(tokenizer)
+    assert AutoTokenizer.from_pretrained(model.path).convert_tokens_to_ids("<yours>") == len(tokenizer) - 1
+    assert model.manifest.metrics["mean_delta_from_adapter"] < 0.1
 
 
 # -- probes ----------------------------------------------------------------------------------------

@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from hone_contract.artifact import open_artifact
+from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.edge import Parser, run
-from hone_contract.errors import ArtifactExists, RetryableFailure
+from hone_contract.errors import ArtifactExists, BadConfiguration, RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.store import Store
-from hone_merger.adapter_config import check_adapter
+from hone_merger.adapter_config import check_adapter, named_base
 from hone_merger.plan import Dtype, make_plan
 
 
@@ -55,7 +55,9 @@ def _parser() -> Parser:
 
     command = commands.add_parser("import-adapter", help="take over a plain PEFT folder made elsewhere")
     command.add_argument("folder", type=Path, help="holds adapter_config.json and adapter_model.safetensors")
-    command.add_argument("--base", required=True, help="name of its base in the store")
+    command.add_argument(
+        "--base", help="name of its base in the store (default: the one that its configuration names)"
+    )
     command.add_argument("--name", help="the adapter's name (default: the folder's)")
     command.set_defaults(act=_import_adapter)
     return parser
@@ -90,13 +92,29 @@ def _read_run_id(path: Path) -> str:
 
 
 def _import_adapter(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
-    base = open_artifact(store.base(options.base), "base", digests=True)
     check_adapter(options.folder)
+    named = named_base(options.folder)
+    base = _open_base(options.base or named, options.folder, store)
+    if options.base and named and store.base(named) != base.path:
+        told = f"{options.folder} names {named} as its base, and is imported for {options.base}"
+        reporter.tell("another_base", told, level="warning")
     from hone_merger.imported import import_adapter
 
     adapter = import_adapter(options.folder, base, options.name, store)
     reporter.tell("adapter_ready", f"adapter {adapter.manifest.id}", id=adapter.manifest.id)
     print(adapter.manifest.id)
+
+
+def _open_base(name: str | None, folder: Path, store: Store) -> Artifact:
+    if name is None:
+        raise BadConfiguration(f"{folder} does not name its base; name it with --base")
+    path = store.base(name)
+    if not path.exists():
+        raise BadConfiguration(
+            f"{folder} is an adapter of {name}, which the store does not have: `hone-trainer import-base "
+            f"{name}` brings it in; or name another base with --base"
+        )
+    return open_artifact(path, "base", digests=True)
 
 
 if __name__ == "__main__":

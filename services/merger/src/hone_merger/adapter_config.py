@@ -37,6 +37,14 @@ def check_adapter(folder: Path) -> None:
         raise BadInput(f"{folder / WEIGHTS} cannot be read as safetensors: {error}") from error
 
 
+def named_base(folder: Path) -> str | None:
+    """The base by the adapter's own configuration: a Hub id, or a path's last part; None: it names none."""
+    name = _read_json(folder / CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        return None
+    return Path(name).name if name.startswith(("/", ".", "~")) else name
+
+
 def _refusal(config: dict[str, Any]) -> str | None:
     if config.get("peft_type") != "LORA":
         return f"is a {config.get('peft_type')} adapter; only LoRA adapters can be merged"

@@ -13,10 +13,11 @@ from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER, sha256_of
 from hone_contract.probes import Probe, Probes, write_probes
 from hone_contract.store import Store
 from hone_merger.adapter_config import CONFIG, WEIGHTS
+from hone_merger.foreign_tokenizer import take_tokenizer, tokenizer_digests
 from hone_merger.fusing.layout import plan_layout
 from hone_merger.loading import load_adapter_model
-from hone_merger.merge import copy_tokenizer
 from hone_merger.scoring import say, score
+from hone_merger.streaming import score_all, streamed
 
 # Nothing is known of what the adapter learned, so these only have to make the models talk.
 QUESTIONS = (
@@ -33,11 +34,12 @@ _TOKENS = 24
 
 
 def import_adapter(folder: Path, base: Artifact, name: str | None, store: Store) -> Artifact:
-    """Seal the adapter with its base's tokenizer and probes; the same bytes are imported once.
+    """Seal the adapter with its tokenizer and probes; the same bytes are imported once.
 
+    The tokenizer and chat template are the folder's where it brings a tokenizer, else the base's.
     Raises BadInput when the adapter does not fit the base.
     """
-    files = {name: sha256_of(folder, name) for name in (CONFIG, WEIGHTS)}
+    files = {name: sha256_of(folder, name) for name in (CONFIG, WEIGHTS)} | tokenizer_digests(folder)
     plan = {"files": files, "base": base.manifest.digest}
     title = name or re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "adapter"
     target = store.adapter(f"{title}-{digest_of(plan)[:10]}")
@@ -47,8 +49,8 @@ def import_adapter(folder: Path, base: Artifact, name: str | None, store: Store)
     with draft(target, plan) as partial:
         for file in (CONFIG, WEIGHTS):
             shutil.copyfile(folder / file, partial / file)
-        copy_tokenizer(base.path, partial)
-        write_probes(partial, _probes(partial, base, vocabulary))
+        take_tokenizer(folder, base.path, partial)
+        write_probes(partial, _probes(partial, base.path, vocabulary))
         lineage = {
             "base": base.source,
             "source": Source(id=f"folder:{folder.resolve().name}", digest=digest_of(files)),
@@ -56,27 +58,43 @@ def import_adapter(folder: Path, base: Artifact, name: str | None, store: Store)
         return seal(partial, "adapter", target.name, lineage=lineage)
 
 
-def _probes(adapter: Path, base: Artifact, vocabulary: int) -> Probes:
-    model = load_adapter_model(base.path, adapter, vocabulary)
-    tokenizer = AutoTokenizer.from_pretrained(base.path)
+def _probes(adapter: Path, base: Path, vocabulary: int) -> Probes:
+    digests = sha256_of(adapter, TOKENIZER), sha256_of(adapter, CHAT_TEMPLATE)
+    model = load_adapter_model(base, adapter, vocabulary)
+    tokenizer: Any = AutoTokenizer.from_pretrained(adapter)
+    messages = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    prompts = [_prompt(tokenizer, each) for each in messages]
+    texts = [(prompt, say(model, prompt, _TOKENS)) for prompt in prompts]
+    tuned = [score(model, *text) for text in texts]
+    plain = _score_base(model, base, vocabulary, texts)
     return Probes(
-        tokenizer_sha256=sha256_of(base.path, TOKENIZER),
-        chat_template_sha256=sha256_of(base.path, CHAT_TEMPLATE),
-        probes=[_probe(model, tokenizer, question) for question in QUESTIONS],
+        tokenizer_sha256=digests[0],
+        chat_template_sha256=digests[1],
+        probes=[
+            Probe(
+                messages=asked,
+                prompt_token_ids=prompt,
+                continuation_token_ids=answer,
+                base=before,
+                adapter=after,
+            )
+            for asked, (prompt, answer), before, after in zip(messages, texts, plain, tuned, strict=True)
+        ],
     )
 
 
-def _probe(model: Any, tokenizer: Any, question: str) -> Probe:
-    messages = [{"role": "user", "content": question}]
+def _prompt(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-    answer = say(model, prompt, _TOKENS)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _score_base(
+    model: Any, base: Path, vocabulary: int, texts: list[tuple[list[int], list[int]]]
+) -> list[list[float]]:
+    plain = streamed(base)
+    if plain.get_input_embeddings().weight.shape[0] == vocabulary:
+        return score_all(plain, texts)
+    # The base has no rows for tokens that were added; those of the adapter are as near as one gets.
     with model.disable_adapter():
-        base = score(model, prompt, answer)
-    return Probe(
-        messages=messages,
-        prompt_token_ids=prompt,
-        continuation_token_ids=answer,
-        base=base,
-        adapter=score(model, prompt, answer),
-    )
+        return [score(model, *text) for text in texts]
