@@ -5,8 +5,9 @@ bfloat16, 5.8 GiB in shards of at most 5 GB), filled with noise, and is made on 
 r 16, alpha 32, of every linear layer but the head. Both are deleted after. `--layers 18` halves the layers.
 
 - Hone: `make_plan` and `merge` in a process of its own, everything imported before. `wall_s` is from the plan
-  to the sealed model, which reads and hashes the base and flushes what it wrote, less `verify_s` (tensors
-  recomputed) and `probe_s` (the written model scored on the probes), which it always does.
+  to the sealed model, hashed as it is written and flushed, less `verify_s` (tensors recomputed, every byte of
+  the base compared with its digest) and `probe_s` (the written model scored on the probes), which it always
+  does.
 - PEFT: `from_pretrained`, `PeftModel.from_pretrained`, `merge_and_unload`, `save_pretrained` with their
   defaults in bfloat16, in a process of its own, everything imported before. It hashes, flushes and checks
   nothing.
@@ -136,7 +137,7 @@ def _write_noise(config: Qwen2Config, folder: Path) -> None:
     for name, shard in zip(names, shards, strict=True):
         save_file(shard, folder / name, metadata={"format": "pt"})
     places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
 
 
 def _make_adapter(folder: Path, base: Path) -> None:

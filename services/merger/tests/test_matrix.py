@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from hone_merger.fusing.layout import plan_layout
 from hone_merger.fusing.shards import share_out, write_shards
 
+pytestmark = pytest.mark.chain
 DTYPES = [torch.float32, torch.bfloat16]
 CASES = [(family, variant, lora) for family in FAMILIES for variant, lora in VARIANTS.items()] + SPECIAL
 

@@ -5,7 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
-from hone_contract.artifact import Artifact, draft, held, seal, write_atomically
+from hone_contract.artifact import Artifact, draft, held, open_artifact, seal, write_atomically
 from hone_contract.errors import BadInput, RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.model_files import TOKENIZER_FILES
@@ -27,8 +27,9 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
 
     Whatever can be known before is checked before: nothing is written when it is wrong. A merge that was
     killed goes on where it ended when it is called again, and ends with the same bytes.
-    Raises BadInput when the tuned model does not fit its base, or the written model is not nearer to the
-    tuned than to the base; RetryableFailure when the disk has no room.
+    Raises ArtifactCorrupt when a byte of the base has changed, BadInput when the tuned model does not fit its
+    base, or the written model is not nearer to the tuned than to the base; RetryableFailure when the disk has
+    no room.
     """
     start = time.monotonic()
     reporter.tell("merging", _intention(plan))
@@ -45,6 +46,7 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
         copy_tokenizer(plan.tuned.path, partial)
         written = time.monotonic()
         checked = content.check(partial)
+        open_artifact(plan.base.path, "base", digests=True)
         verified = time.monotonic()
         probes = _prove(partial, read_probes(plan.tuned.path))
         write_probes(partial, probes)

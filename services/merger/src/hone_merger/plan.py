@@ -51,14 +51,16 @@ class Plan:
 def make_plan(
     store: Store, run_id: str, name: str | None, *, dtype: Dtype | None = None, force_base: bool = False
 ) -> Plan:
-    """Open what the run made and its base, reading every byte, and check that they fit.
+    """Open what the run made, reading every byte, and its base, and check that they fit.
+
+    The base's bytes are read while it is merged, and compared before the model is sealed (`merge`).
 
     Raises BadInput when the run started from another base than the store has, unless `force_base`;
     BadConfiguration when whole weights are to be in another number format.
     """
     tuned = _open_tuned(store, run_id)
     trained_on = tuned.manifest.lineage["base"]
-    base = open_artifact(store.base(trained_on.id), "base", digests=True)
+    base = open_artifact(store.base(trained_on.id), "base")
     if base.manifest.digest != trained_on.digest and not force_base:
         raise BadInput(
             f"{run_id} was trained on another {trained_on.id} "

@@ -16,6 +16,9 @@ from torch import nn
 from hone_contract.errors import BadInput
 from hone_merger.fusing.skeleton import ADAPTER
 
+# Elements of a product that are made, scaled and added before the next: what a core's own cache holds.
+_CACHED = 128 * 1024
+
 
 @dataclass(frozen=True)
 class Change:
@@ -70,9 +73,12 @@ class Change:
         (peft/tuners/lora/layer.py), so that it is rounded as there.
         """
         layer: Any = self.layer
-        up = layer.lora_B[ADAPTER].weight[first : first + len(weights)]
-        delta = up @ layer.lora_A[ADAPTER].weight
-        weights += delta.mul_(layer.scaling[ADAPTER])
+        down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight[first : first + len(weights)]
+        step = max(1, _CACHED // weights.shape[1])
+        room = torch.empty(step, weights.shape[1], dtype=down.dtype)
+        for some, own in zip(torch.split(weights, step), torch.split(up, step), strict=True):
+            delta = torch.mm(own, down, out=room[: len(some)])
+            some += delta.mul_(layer.scaling[ADAPTER])
         return weights
 
 

@@ -14,11 +14,12 @@ from hone_merger.fusing.checkpoint import StoredTensor, stored_tensors
 from hone_merger.fusing.names import Group, Names
 from hone_merger.fusing.skeleton import ADAPTER, adapter_skeleton, base_skeleton
 
-# What is computed at once: small enough for a core's cache, large enough that threads have something to do.
-_FOLDED_AT_ONCE = 512 * 1024
-_COPIED_AT_ONCE = 4 * 1024 * 1024
+# Bytes of one part: so many that handing parts from thread to thread costs nothing.
+ROOM = 8 * 2**20
 
-Part = Callable[[], torch.Tensor]
+Part = Callable[[torch.Tensor], torch.Tensor]
+"""Makes some elements of a tensor, one after the other in memory; the room of `ROOM` bytes that it is given
+may hold them, and is its own until they were used."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,7 @@ class _Planner:
 
     def _copied(self, stored: StoredTensor, name: str) -> Output:
         dtype = self._written(stored.dtype)
-        parts = tuple(
-            _rows(stored, rows, dtype, copy=False) for rows in _ranges(stored.shape, _COPIED_AT_ONCE)
-        )
+        parts = tuple(_copied_rows(stored, rows, dtype) for rows in _ranges(stored))
         return Output(name, dtype, stored.shape, parts)
 
     def _changed(self, stored: StoredTensor, name: str, parameter: str) -> Output:
@@ -182,14 +181,11 @@ class _Planner:
         work = torch.promote_types(stored.dtype, dtype)
         parts: tuple[Part, ...]
         if change.by_rows:
-            parts = tuple(
-                _folded_rows(change, _rows(stored, rows, work, copy=True), rows.start or 0, dtype)
-                for rows in _ranges(shape, _FOLDED_AT_ONCE)
-            )
+            parts = tuple(_folded_rows(change, stored, rows, work, dtype) for rows in _ranges(stored))
         elif change.instead is not None:
             parts, shape = (_replaced(change, work, dtype),), tuple(change.instead.shape)
         else:
-            parts = (_folded(change, _rows(stored, slice(None), work, copy=True), dtype),)
+            parts = (_folded(change, stored, work, dtype),)
         return Output(name, dtype, shape, parts, parameter, stored, change)
 
     def _together(self, group: Group) -> list[Output]:
@@ -220,7 +216,7 @@ class _Together:
     def part(self, name: str) -> Part:
         """The tensor of that stored name, to be asked for once."""
 
-        def take() -> torch.Tensor:
+        def take(_: torch.Tensor) -> torch.Tensor:
             with self._lock:
                 if name not in self._made:
                     self._made = self._make()
@@ -239,32 +235,31 @@ class _Together:
         return {each.name: made[each.name].to(self._written(each.dtype)).contiguous() for each in stored}
 
 
-def _rows(stored: StoredTensor, rows: slice, dtype: torch.dtype, *, copy: bool) -> Part:
-    def read() -> torch.Tensor:
-        tensor = stored.read()
-        return (tensor[rows] if tensor.dim() else tensor).to(dtype, copy=copy)
-
-    return read
+def _copied_rows(stored: StoredTensor, rows: slice, dtype: torch.dtype) -> Part:
+    return lambda room: stored.read_rows(rows, room).to(dtype)
 
 
-def _folded_rows(change: Change, read: Part, first: int, dtype: torch.dtype) -> Part:
-    return lambda: change.apply_to_rows(read(), first).to(dtype)
+def _folded_rows(
+    change: Change, stored: StoredTensor, rows: slice, work: torch.dtype, dtype: torch.dtype
+) -> Part:
+    def make(room: torch.Tensor) -> torch.Tensor:
+        return change.apply_to_rows(stored.read_rows(rows, room).to(work), rows.start).to(dtype)
+
+    return make
 
 
-def _folded(change: Change, read: Part, dtype: torch.dtype) -> Part:
-    return lambda: change.apply(read()).to(dtype).contiguous()
+def _folded(change: Change, stored: StoredTensor, work: torch.dtype, dtype: torch.dtype) -> Part:
+    return lambda _: change.apply(stored.read().to(work, copy=True)).to(dtype).contiguous()
 
 
 def _replaced(change: Change, work: torch.dtype, dtype: torch.dtype) -> Part:
     # Only the format of the base's own counts.
-    return lambda: change.apply(torch.empty(0, dtype=work)).to(dtype).contiguous()
+    return lambda _: change.apply(torch.empty(0, dtype=work)).to(dtype).contiguous()
 
 
-def _ranges(shape: tuple[int, ...], elements: int) -> Iterator[slice]:
-    """Rows that are about so many elements together; all at once for a tensor that has none."""
-    if len(shape) < 1 or prod(shape) <= elements:
-        yield slice(None)
-        return
-    step = max(1, elements // prod(shape[1:]))
-    for first in range(0, shape[0], step):
-        yield slice(first, first + step)
+def _ranges(stored: StoredTensor) -> Iterator[slice]:
+    """Rows that fit into `ROOM` together, or one that does not; a tensor of no dimension is one row."""
+    count = stored.shape[0] if stored.shape else 1
+    step = max(1, ROOM * count // max(1, stored.size))
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))
