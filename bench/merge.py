@@ -14,7 +14,7 @@ r 16, alpha 32, of every linear layer but the head. Both are deleted after. `--l
 - cp: `cp -r` of the base.
 
 The cache is warm: all files are read before. Peak memory is that of the whole process: `peak_anon_mb` is
-sampled fifty times a second from /proc/<pid>/status (RssAnon); in `peak_rss_mb` (ru_maxrss) the pages of
+sampled fifty times a second from /proc/<pid>/status (RssAnon); in `peak_rss_mb` (VmHWM) the pages of
 mapped files count too, which the system may take back at any time. Hone's adapter has probes: 8 prompts of 24
 tokens and answers of 16, whose logprobs are those of PEFT's merged model.
 

@@ -4,7 +4,6 @@ merge_side.py hone STORE RUN_ID   |   merge_side.py peft BASE ADAPTER OUTPUT
 """
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -22,8 +21,13 @@ from hone_merger.plan import make_plan
 def main() -> None:
     side, *arguments = sys.argv[1:]
     told = _hone(*arguments) if side == "hone" else _peft(*arguments)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    print(json.dumps({**told, "rss": peak}))
+    print(json.dumps({**told, "rss": _peak()}))
+
+
+def _peak() -> float:
+    """MB. Not ru_maxrss, which counts what the process was begun from."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
 
 def _hone(root: str, run_id: str) -> dict[str, float]:

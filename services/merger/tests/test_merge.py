@@ -227,8 +227,10 @@ def test_a_base_whose_bytes_changed_is_told_with_the_file(
     content = bytearray((base.path / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (base.path / "model.safetensors").write_bytes(content)
-    told = refusal(run_merger(tmp_path, "merge", adapter.manifest.id), 65)
-    assert "bases/Qwen--Qwen2.5-1.5B-Instruct/model.safetensors has changed since it was sealed" in told
+    outcome = run_merger(tmp_path, "merge", adapter.manifest.id)
+    told = "error: store/bases/Qwen--Qwen2.5-1.5B-Instruct/model.safetensors has changed since it was sealed"
+    assert (outcome.code, outcome.out) == (65, "")
+    assert outcome.err.splitlines()[-1].startswith(told)
     assert not published(filled)
 
 

@@ -27,8 +27,8 @@ from hone_merger.fusing.layout import ROOM, Output, Part
 SHARD_BYTES = 5 * 10**9
 # What is computed ahead of what is written.
 _ROOMS = 8
-# For larger writes Linux takes larger pages into its cache. On a virtual machine whose free memory its host has
-# taken back, each must be fetched: 6 GB took 3 to 5 s in pieces of 64 KB, and 11 to 16 s in those of 8 MB.
+# For larger writes Linux takes larger pages into its cache. On a virtual machine whose free memory its host
+# has taken back, each must be fetched: 6 GB took 3 to 5 s in pieces of 64 KB, and 11 to 16 s in 8 MB.
 _WRITTEN_AT_ONCE = 64 * 2**10
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
