@@ -13,10 +13,14 @@ r 16, alpha 32, of every linear layer but the head. Both are deleted after. `--l
   nothing.
 - cp: `cp -r` of the base.
 
-The cache is warm: all files are read before. Peak memory is that of the whole process: `peak_anon_mb` is
-sampled fifty times a second from /proc/<pid>/status (RssAnon); in `peak_rss_mb` (VmHWM) the pages of
-mapped files count too, which the system may take back at any time. Hone's adapter has probes: 8 prompts of 24
-tokens and answers of 16, whose logprobs are those of PEFT's merged model.
+The cache is warm: the base is read before each side, which begins 10 seconds later. A virtual machine's host
+takes free memory back within seconds, and fetching it again costs more than what it is fetched for; so a side
+that began right after another had freed gigabytes would be ahead.
+
+Peak memory is that of the whole process: `peak_anon_mb` is sampled fifty times a second from /proc/<pid>/status
+(RssAnon); in `peak_rss_mb` (VmHWM) the pages of mapped files count too, which the system may take back at any
+time. Hone's adapter has probes: 8 prompts of 24 tokens and answers of 16, whose logprobs are those of PEFT's
+merged model.
 
 Run it on an idle machine with 40 GB of disk and 16 GB of memory. The last line printed is JSON, with medians.
 """
@@ -53,6 +57,7 @@ DEMO = "demo:smollm2-135m-instruct"
 RANK, RUN = 16, "bench-0123456789"
 SHARD = 5 * 10**9
 PROMPTS, PROMPT, ANSWER = 8, 24, 16
+SETTLE = 10.0
 
 
 @dataclass(frozen=True)
@@ -78,11 +83,14 @@ def main() -> None:
         hone, peft, copied = [], [], []
         merged = store.root / "peft"
         for turn in range(1, options.turns + 1):
-            copied.append(_copy(base.path, store.root / "copy"))
             shutil.rmtree(merged, ignore_errors=True)
+            _settle(base.path)
+            copied.append(_copy(base.path, store.root / "copy"))
+            _settle(base.path)
             peft.append(_side("peft", str(base.path), str(plain), str(merged)))
             if turn == 1:
                 _seal_adapter(store, plain, base, merged)
+            _settle(base.path)
             hone.append(_side("hone", str(store.root), RUN))
             equal = _equal(store.model("bench", RUN), merged)
             shutil.rmtree(store.model("bench", RUN))
@@ -199,11 +207,17 @@ def _seal_adapter(store: Store, plain: Path, base: Artifact, merged: Path) -> No
 # -- the three sides -------------------------------------------------------------------------------
 
 
-def _copy(source: Path, target: Path) -> float:
-    for path in source.iterdir():
+def _settle(base: Path) -> None:
+    """The base is in the cache, and what was given free is the host's again, where there is one."""
+    for path in base.iterdir():
         with path.open("rb") as file:
             while file.read(1 << 24):
                 pass
+    os.sync()
+    time.sleep(SETTLE)
+
+
+def _copy(source: Path, target: Path) -> float:
     start = time.perf_counter()
     subprocess.run(["cp", "-r", str(source), str(target)], check=True)
     seconds = time.perf_counter() - start

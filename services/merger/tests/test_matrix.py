@@ -60,3 +60,21 @@ def test_it_is_what_peft_makes(
         name: tensor.dtype for name, tensor in before.items()
     }
     assert any(not torch.equal(ours[name], before[name]) for name in ours), variant
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("rank", [1, 16, 64, 65, 256])
+def test_layers_that_are_folded_in_pieces_are_what_peft_makes(
+    tmp_path: Path, rank: int, dtype: torch.dtype
+) -> None:
+    """Wider than a core's cache holds at once; at these scalings, of which only some are powers of two."""
+    base = family_folder(tmp_path / "base", "Llama", dtype, hidden_size=768, intermediate_size=2000)
+    lora = {
+        "r": rank,
+        "lora_alpha": 32,
+        "target_modules": "all-linear",
+        "alpha_pattern": {"up_proj": 3 * rank},
+    }
+    adapter = variant_folder(tmp_path / "adapter", base, **lora)
+    ours, theirs = fused(base, adapter, tmp_path / "ours"), by_peft(base, adapter, tmp_path / "theirs")
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []

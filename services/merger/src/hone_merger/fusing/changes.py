@@ -1,5 +1,6 @@
 """Which parameters of the base an adapter changes, and how: PEFT's layers do it, one at a time."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +77,32 @@ class Change:
         down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight[first : first + len(weights)]
         step = max(1, _CACHED // weights.shape[1])
         room = torch.empty(step, weights.shape[1], dtype=down.dtype)
+        at_once = weights.dtype.itemsize <= room.dtype.itemsize and _rounds_once(len(down), self.scaling)
+        add = _add_at_once if at_once else _add_product
         for some, own in zip(torch.split(weights, step), torch.split(up, step), strict=True):
-            delta = torch.mm(own, down, out=room[: len(some)])
-            some += delta.mul_(layer.scaling[ADAPTER])
+            add(some, own, down, self.scaling, room[: len(some)])
         return weights
+
+
+def _rounds_once(rank: int, scaling: float) -> bool:
+    """Whether a multiplication that adds to its result rounds as one whose result is scaled and added after.
+
+    Scaling by a power of two rounds nothing; and so short a sum is made in one piece.
+    """
+    return rank <= 64 and math.frexp(scaling)[0] == 0.5
+
+
+def _add_at_once(
+    weights: torch.Tensor, up: torch.Tensor, down: torch.Tensor, scaling: float, room: torch.Tensor
+) -> None:
+    room.copy_(weights)
+    weights.copy_(torch.addmm(room, up, down, alpha=scaling, out=room))
+
+
+def _add_product(
+    weights: torch.Tensor, up: torch.Tensor, down: torch.Tensor, scaling: float, room: torch.Tensor
+) -> None:
+    weights += torch.mm(up, down, out=room).mul_(scaling)
 
 
 def find_changes(skeleton: PeftModel, parameters: list[str]) -> dict[str, Change]:
