@@ -17,7 +17,7 @@ The cache is warm: the base is read before each side, which begins 10 seconds la
 takes free memory back within seconds, and fetching it again costs more than what it is fetched for; so a side
 that began right after another had freed gigabytes would be ahead.
 
-Peak memory is that of the whole process: `peak_anon_mb` is sampled fifty times a second from /proc/<pid>/status
+Peak memory is the whole process's: `peak_anon_mb` is sampled fifty times a second from /proc/<pid>/status
 (RssAnon); in `peak_rss_mb` (VmHWM) the pages of mapped files count too, which the system may take back at any
 time. Hone's adapter has probes: 8 prompts of 24 tokens and answers of 16, whose logprobs are those of PEFT's
 merged model.
@@ -80,7 +80,7 @@ def main() -> None:
         base = _make_base(store, demo.base(DEMO), options.layers)
         plain = store.root / "plain"
         _make_adapter(plain, base.path)
-        hone, peft, copied = [], [], []
+        hone, peft, copied, equal = [], [], [], True
         merged = store.root / "peft"
         for turn in range(1, options.turns + 1):
             shutil.rmtree(merged, ignore_errors=True)
@@ -92,7 +92,7 @@ def main() -> None:
                 _seal_adapter(store, plain, base, merged)
             _settle(base.path)
             hone.append(_side("hone", str(store.root), RUN))
-            equal = _equal(store.model("bench", RUN), merged)
+            equal = equal and _equal(store.model("bench", RUN), merged)
             shutil.rmtree(store.model("bench", RUN))
             sys.stderr.write(f"turn {turn}: cp {copied[-1]:.1f} s\n  PEFT {peft[-1]}\n  Hone {hone[-1]}\n")
         print(json.dumps(_result(options.layers, hone, peft, copied, equal)))

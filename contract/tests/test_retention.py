@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hone_contract import __main__ as command
 from hone_contract import artifact as artifact_module
 from hone_contract.artifact import Artifact, draft, held, open_artifact, remove, seal
 from hone_contract.errors import ArtifactBusy, ArtifactMissing
@@ -75,17 +76,17 @@ def checkpoints(*numbers: int) -> list[str]:
 
 def test_what_is_live_or_new_stays_and_what_it_was_made_from(store: Store) -> None:
     assert doomed(store, keep=2) == [
+        *checkpoints(0, 1, 2, 3, 4),
         *(f"models/faq/{run_id}" for run_id in ids(1)),
         *(f"adapters/{run_id}" for run_id in ids(1)),
-        *checkpoints(0, 1, 2, 3, 4),
     ]
 
 
 def test_with_nothing_kept_only_what_is_live_stays(store: Store) -> None:
     assert doomed(store, keep=0, sources=True) == [
+        *checkpoints(0, 1, 2, 3, 4),
         *(f"models/faq/{run_id}" for run_id in ids(1, 2, 3)),
         *(f"adapters/{run_id}" for run_id in ids(1, 2, 3, 4)),
-        *checkpoints(0, 1, 2, 3, 4),
         *(f"datasets/data-{number}" for number in range(1, 6)),
         "bases/unused",
     ]
@@ -102,6 +103,47 @@ def test_what_cannot_be_opened_stays(store: Store) -> None:
     path = store.model("faq", ids(1)[0])
     (path / "content").unlink()
     assert f"models/faq/{path.name}" not in doomed(store, keep=0)
+
+
+def test_what_a_damaged_model_was_made_from_stays(store: Store) -> None:
+    live = store.model("faq", ids(0)[0])
+    (live / "note.txt").touch()
+    gone = doomed(store, keep=0, sources=True)
+    assert not {f"models/faq/{live.name}", f"adapters/{live.name}", "bases/two", "datasets/data-0"} & set(
+        gone
+    )
+    assert "bases/unused" in gone
+
+
+def test_while_something_does_not_say_what_it_was_made_from_no_source_goes(store: Store) -> None:
+    (store.model("faq", ids(0)[0]) / "manifest.json").write_text("{")
+    assert doomed(store, keep=0, sources=True) == [
+        *checkpoints(0, 1, 2, 3, 4),
+        *(f"models/faq/{run_id}" for run_id in ids(1, 2, 3)),
+    ]
+
+
+def test_wherever_it_is_interrupted_a_second_one_ends_it(store: Store) -> None:
+    policy = Policy(keep=0, sources=True)
+    everything = {each.path for each in find_doomed(store, policy)}
+    while left := find_doomed(store, policy):
+        assert {each.path for each in left} <= everything
+        remove(left[0].path)
+    assert not [path for path in everything if path.exists()]
+
+
+def test_a_model_that_was_published_meanwhile_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = find_doomed(store, Policy(keep=0))
+    store.point_live("faq", ids(2)[0])
+    monkeypatch.setattr(command, "find_doomed", lambda *_: found)
+    monkeypatch.setattr(sys, "argv", ["hone-store", "--store", str(store.root), "gc", "--yes"])
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    assert left.value.code == 0
+    assert f"in use   models/faq/{ids(2)[0]}" in capsys.readouterr().out
+    open_artifact(store.model("faq", ids(2)[0]), "model", digests=True)
 
 
 def test_two_artifacts_of_the_same_bytes_both_stay(store: Store) -> None:
@@ -157,13 +199,13 @@ def test_what_is_served_is_not_removed_by_another_process(store: Store) -> None:
         "import sys; from pathlib import Path; from hone_contract.artifact import remove; "
         "remove(Path(sys.argv[1]))"
     )
-    command = [sys.executable, "-c", script, str(path)]
+    other = [sys.executable, "-c", script, str(path)]
     with held(path), held(path):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(other, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "ArtifactBusy" in done.stderr
     open_artifact(path, "model", digests=True)
-    subprocess.run(command, check=True)
+    subprocess.run(other, check=True)
     assert not path.exists()
 
 
@@ -181,8 +223,8 @@ def test_a_model_without_a_lock_file_can_be_held(store: Store) -> None:
 
 
 def gc(store: Store, *options: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "hone_contract", "--store", str(store.root), "gc", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    arguments = [sys.executable, "-m", "hone_contract", "--store", str(store.root), "gc", *options]
+    return subprocess.run(arguments, capture_output=True, text=True, check=False)
 
 
 def test_without_yes_nothing_is_touched(store: Store) -> None:

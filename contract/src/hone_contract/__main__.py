@@ -96,8 +96,9 @@ def _collect(store: Store, policy: Policy, *, remove_them: bool) -> None:
         name, size = doomed.path.relative_to(store.root), f"{doomed.size / 1e6:.1f} MB"
         try:
             if remove_them:
-                _remove(doomed.path)
-        except ArtifactBusy:
+                _remove(store, doomed.path)
+        except (ArtifactBusy, FileNotFoundError):
+            # Served or written by now, or sealed under its own name, or removed by another gc.
             print(f"in use   {name}  {size}")
             continue
         freed += doomed.size
@@ -108,9 +109,11 @@ def _collect(store: Store, policy: Policy, *, remove_them: bool) -> None:
         print(f"{freed / 1e6:.1f} MB may go; nothing was removed: do it with --yes")
 
 
-def _remove(path: Path) -> None:
-    if path.parent.name == "cache":
+def _remove(store: Store, path: Path) -> None:
+    if path.parent == store.root / "cache":
         shutil.rmtree(path)
+    elif path.parent.parent == store.root / "models" and store.read_live(path.parent.name) == path.name:
+        raise ArtifactBusy(f"{path} was published meanwhile")
     else:
         remove(path)
 

@@ -1,20 +1,22 @@
 """What may go from a store, by a policy, and why."""
 
+import os
 import re
+import stat
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 from hone_contract.artifact import PARTIAL, Artifact, open_artifact
 from hone_contract.errors import HoneError
-from hone_contract.manifest import Kind
+from hone_contract.manifest import FILE_NAME, Kind, parse_manifest
 from hone_contract.store import Store
 
 _MADE: tuple[Kind, ...] = ("model", "adapter", "weights")
-_SOURCES: tuple[Kind, ...] = ("dataset", "base")
 
 
 @dataclass(frozen=True)
@@ -42,43 +44,47 @@ class Doomed:
 def find_doomed(store: Store, policy: Policy) -> list[Doomed]:
     """Everything that the policy lets go, in the order in which it should: what was made before its sources.
 
-    What is live stays, what a run goes on from, and what they were made from; and so does whatever cannot be
-    opened, since nobody knows what it is. What another process writes or serves is found here, and refused by
-    `artifact.remove`.
+    What is live stays, what a run goes on from, and what cannot be opened; and so does what they were made
+    from. While one of them cannot even say what it was made from, only models, checkpoints and partials go.
+    What another process writes or serves is found here, and refused by `artifact.remove`.
     """
-    artifacts = {kind: list(_open(store, kind)) for kind in (*_MADE, *_SOURCES, "checkpoint")}
+    whole, damaged, silent = _look(store)
     live = {store.model(name, str(store.read_live(name))) for name in store.published()}
-    kept = [artifact for kind in _MADE for artifact in _newest(artifacts[kind], kind, policy.keep)]
-    kept += [model for model in artifacts["model"] if model.path in live]
-    kept += [each for each in artifacts["checkpoint"] if not _is_done(store, each.path)]
-    needed = _with_sources(kept, artifacts)
-    doomed = [
-        Doomed(artifact.path, _size(artifact.path), f"not live, and {policy.keep} newer ones stay")
-        for kind in _MADE
-        for artifact in artifacts[kind]
-        if artifact.path not in needed
-    ]
-    doomed += _checkpoints(store)
+    kept = [artifact for kind in _MADE for artifact in _newest(whole[kind], kind, policy.keep)]
+    kept += [model for model in whole["model"] if model.path in live]
+    kept += [each for each in whole["checkpoint"] if not _is_done(store, each.path)]
+    needed = _with_sources([*kept, *damaged], whole)
+    old = f"not live, and {policy.keep} newer ones stay"
+    # A run is done as long as its result is there, so checkpoints are first.
+    doomed = [*_checkpoints(store), *_unneeded(whole["model"], needed, old)]
+    if not silent:
+        doomed += _unneeded([*whole["adapter"], *whole["weights"]], needed, old)
     doomed += _partials(store, policy.partial_hours)
-    if policy.sources:
-        why = "nothing that stays was made from it"
-        doomed += [
-            Doomed(artifact.path, _size(artifact.path), why)
-            for kind in _SOURCES
-            for artifact in artifacts[kind]
-            if artifact.path not in needed
-        ]
+    if policy.sources and not silent:
+        unused = "nothing that stays was made from it"
+        doomed += _unneeded([*whole["dataset"], *whole["base"]], needed, unused)
         doomed += [Doomed(path, _size(path), "a cache") for path in sorted(store.root.glob("cache/*"))]
     return doomed
 
 
-def _open(store: Store, kind: Kind) -> Iterator[Artifact]:
-    for found, path in store.artifacts():
-        if found == kind:
+def _look(store: Store) -> tuple[dict[Kind, list[Artifact]], list[Artifact], bool]:
+    """What can be opened, what at least says what it was made from, and whether something does not say it."""
+    whole: dict[Kind, list[Artifact]] = defaultdict(list)
+    damaged, silent = [], False
+    for kind, path in store.artifacts():
+        try:
+            whole[kind].append(open_artifact(path, kind))
+        except HoneError:
             try:
-                yield open_artifact(path, kind)
-            except HoneError:
-                continue
+                text = (path / FILE_NAME).read_text(encoding="utf-8", errors="replace")
+                damaged.append(Artifact(path, parse_manifest(text, str(path))))
+            except (OSError, HoneError):
+                silent = True
+    return whole, damaged, silent
+
+
+def _unneeded(artifacts: Iterable[Artifact], needed: set[Path], why: str) -> list[Doomed]:
+    return [Doomed(each.path, _size(each.path), why) for each in artifacts if each.path not in needed]
 
 
 def _newest(artifacts: Iterable[Artifact], kind: Kind, count: int) -> list[Artifact]:
@@ -127,10 +133,17 @@ def _is_done(store: Store, checkpoint: Path) -> bool:
 
 def _partials(store: Store, hours: float) -> Iterator[Doomed]:
     for path in store.partials():
-        age = (time.time() - max(each.stat().st_mtime for each in [path, *path.rglob("*")])) / 3600
+        age = (time.time() - max((each.st_mtime for each in _statuses(path)), default=0.0)) / 3600
         if path.name.endswith(f"{PARTIAL}removed") or age >= hours:
             yield Doomed(path, _size(path), f"left by a killed writer {age:.0f} hours ago")
 
 
 def _size(path: Path) -> int:
-    return sum(each.stat().st_size for each in path.rglob("*") if each.is_file() and not each.is_symlink())
+    return sum(status.st_size for status in _statuses(path) if stat.S_ISREG(status.st_mode))
+
+
+def _statuses(path: Path) -> Iterator[os.stat_result]:
+    """Of a folder and all that is in it; a writer may rename what was just seen."""
+    for each in [path, *path.rglob("*")]:
+        with suppress(FileNotFoundError):
+            yield each.lstat()

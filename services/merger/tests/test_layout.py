@@ -116,6 +116,13 @@ def test_a_bias_for_a_layer_that_has_none_is_told(tmp_path: Path, qwen: Path) ->
     )
 
 
+def test_a_trained_token_that_the_base_has_no_row_for_is_told(tmp_path: Path, qwen: Path) -> None:
+    folder = peft_folder(tmp_path / "adapter", qwen, trainable_token_indices=[1, 2])
+    edit_json(folder / CONFIG, trainable_token_indices=[1, 305])
+    told = refusal(qwen, folder)
+    assert "token 305 of trainable_token_indices is beyond the rows of model.embed_tokens" in told
+
+
 # -- the base --------------------------------------------------------------------------------------
 
 

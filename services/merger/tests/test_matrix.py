@@ -9,6 +9,7 @@ from merger_families import FAMILIES, SPECIAL, VARIANTS, family_folder, variant_
 from merger_tiny import adapted
 from safetensors.torch import load_file
 
+from hone_merger.fusing import changes, layout, shards
 from hone_merger.fusing.layout import plan_layout
 from hone_merger.fusing.shards import share_out, write_shards
 
@@ -65,9 +66,12 @@ def test_it_is_what_peft_makes(
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("rank", [1, 16, 64, 65, 256])
 def test_layers_that_are_folded_in_pieces_are_what_peft_makes(
-    tmp_path: Path, rank: int, dtype: torch.dtype
+    tmp_path: Path, rank: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Wider than a core's cache holds at once; at these scalings, of which only some are powers of two."""
+    """In many parts of many pieces, none of them even; at scalings of which only some are powers of two."""
+    monkeypatch.setattr(layout, "ROOM", 300_000)
+    monkeypatch.setattr(shards, "ROOM", 300_000)
+    monkeypatch.setattr(changes, "_CACHED", 10_000)
     base = family_folder(tmp_path / "base", "Llama", dtype, hidden_size=768, intermediate_size=2000)
     lora = {
         "r": rank,

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hone_merger.fusing.layout import Layout, Output, plan_layout
-from hone_merger.fusing.shards import share_out, write_shards
+from hone_merger.fusing.shards import Shard, drop_notes, share_out, write_shards
 
 
 class Killed(Exception):
@@ -23,12 +23,16 @@ def layout(qwen: Path, plain_adapter: Path) -> Layout:
     return plan_layout(qwen, plain_adapter)
 
 
-def written(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
+def shards_of(base: Path, adapter: Path) -> list[Shard]:
+    return share_out(plan_layout(base, adapter).outputs, limit=8_000)
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.iterdir()
+        if path.is_file()
+    }
 
 
 def test_shards_are_as_small_as_was_asked_and_the_index_knows_them(tmp_path: Path, layout: Layout) -> None:
@@ -41,6 +45,7 @@ def test_shards_are_as_small_as_was_asked_and_the_index_knows_them(tmp_path: Pat
     assert index["metadata"]["total_size"] == sum(output.size for output in layout.outputs)
     for name, file in index["weight_map"].items():
         assert name in load_file(tmp_path / file)
+    drop_notes(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {*told, "model.safetensors.index.json"}
 
 
@@ -68,7 +73,7 @@ def test_what_was_finished_is_kept_and_the_rest_is_made(
     whole, again = tmp_path / "whole", tmp_path / "again"
     whole.mkdir()
     again.mkdir()
-    shards = share_out(plan_layout(qwen, plain_adapter).outputs, limit=8_000)
+    shards = shards_of(qwen, plain_adapter)
     expected = write_shards(shards, whole, lambda _: None)
     left = after
 
@@ -79,10 +84,10 @@ def test_what_was_finished_is_kept_and_the_rest_is_made(
             raise Killed
 
     with pytest.raises(Killed):
-        write_shards(share_out(plan_layout(qwen, plain_adapter).outputs, limit=8_000), again, kill)
+        write_shards(shards_of(qwen, plain_adapter), again, kill)
     finished = {path.name: path.stat().st_mtime_ns for path in again.glob("*.safetensors")}
     (again / ".config.json.0123").write_text("half")
-    shards = share_out(plan_layout(qwen, plain_adapter).outputs, limit=8_000)
+    shards = shards_of(qwen, plain_adapter)
     assert write_shards(shards, again, lambda _: None) == expected
     assert digests(again) == digests(whole)
     assert all((again / name).stat().st_mtime_ns == time for name, time in finished.items())
@@ -91,7 +96,7 @@ def test_what_was_finished_is_kept_and_the_rest_is_made(
 def test_a_finished_shard_that_was_damaged_is_made_again(
     tmp_path: Path, qwen: Path, plain_adapter: Path
 ) -> None:
-    shards = share_out(plan_layout(qwen, plain_adapter).outputs, limit=8_000)
+    shards = shards_of(qwen, plain_adapter)
     names = [shard.name for shard in shards]
 
     def kill(_: int) -> None:
@@ -103,10 +108,21 @@ def test_a_finished_shard_that_was_damaged_is_made_again(
     content = bytearray((tmp_path / names[0]).read_bytes())
     content[-1] ^= 1
     (tmp_path / names[0]).write_bytes(content)
-    shards = share_out(plan_layout(qwen, plain_adapter).outputs, limit=8_000)
+    shards = shards_of(qwen, plain_adapter)
     write_shards(shards, tmp_path, lambda _: None)
-    expected = {output.name for output in plan_layout(qwen, plain_adapter).outputs}
-    assert written(tmp_path).keys() == expected
+    (whole := tmp_path / "whole").mkdir()
+    expected = write_shards(shards_of(qwen, plain_adapter), whole, lambda _: None)
+    assert {name: digest for name, digest in digests(tmp_path).items() if name in expected} == expected
+
+
+def test_what_is_finished_stays_finished_until_it_is_sealed(
+    tmp_path: Path, qwen: Path, plain_adapter: Path
+) -> None:
+    """A merge that is killed while it is proven has nothing to write again."""
+    write_shards(shards_of(qwen, plain_adapter), tmp_path, lambda _: None)
+    times = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    write_shards(shards_of(qwen, plain_adapter), tmp_path, lambda _: None)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")} == times
 
 
 def test_a_tensor_larger_than_a_shard_has_one_of_its_own() -> None:

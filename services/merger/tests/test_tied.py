@@ -4,6 +4,7 @@ PEFT adds what is for the embeddings or the head to both (https://github.com/hug
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from merger_families import ATTENTION, variant_folder
 from merger_tiny import adapted, qwen_folder
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from hone_merger.fusing.layout import plan_layout
@@ -56,6 +57,8 @@ def merged(base: Path, adapter: Path, folder: Path) -> Path:
         ({"modules_to_save": ["lm_head", "embed_tokens"]}, False),
         ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
         ({"trainable_token_indices": [1, 2, 9]}, True),
+        ({"trainable_token_indices": {"lm_head": [1, 2, 9]}, "ensure_weight_tying": True}, False),
+        ({"trainable_token_indices": {"lm_head": [1, 2, 9]}}, False),
     ],
     ids=lambda value: (
         " ".join(f"{key}={each}" for key, each in value.items()) if isinstance(value, dict) else ""
@@ -74,10 +77,15 @@ def test_it_says_what_the_adapter_model_says(
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is tied
 
 
+@pytest.mark.parametrize(
+    "lora",
+    [{}, {"modules_to_save": ["embed_tokens", "lm_head"]}, {"trainable_token_indices": [1, 2, 305]}],
+    ids=["plain", "both ends", "tokens"],
+)
 @pytest.mark.parametrize("tie", [True, False], ids=["tied", "apart"])
-def test_a_vocabulary_that_grew_is_kept(tmp_path: Path, tie: bool) -> None:
+def test_a_vocabulary_that_grew_is_kept(tmp_path: Path, tie: bool, lora: dict[str, Any]) -> None:
     base = qwen_folder(tmp_path / "base", torch.float32, tie_word_embeddings=tie)
-    adapter = variant_folder(tmp_path / "adapter", base, rows=310)
+    adapter = variant_folder(tmp_path / "adapter", base, rows=310, **lora)
     folder = merged(base, adapter, tmp_path / "merged")
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     model.resize_token_embeddings(310, mean_resizing=False)
@@ -85,3 +93,27 @@ def test_a_vocabulary_that_grew_is_kept(tmp_path: Path, tie: bool) -> None:
     ours = AutoModelForCausalLM.from_pretrained(folder)
     assert ours.config.vocab_size == 310
     torch.testing.assert_close(logits(ours), logits(tuned), atol=1e-4, rtol=1e-4)
+
+
+def test_a_head_that_a_tied_base_has_beside_its_embeddings_is_kept(tmp_path: Path, base: Path) -> None:
+    """transformers does not tie them then, whatever config.json says."""
+    odd = Path(shutil.copytree(base, tmp_path / "base"))
+    tensors = load_file(odd / "model.safetensors")
+    tensors[HEAD] = torch.randn_like(tensors[EMBEDDINGS]) * 0.2
+    save_file(tensors, odd / "model.safetensors", metadata={"format": "pt"})
+    adapter = variant_folder(tmp_path / "adapter", odd)
+    folder = merged(odd, adapter, tmp_path / "merged")
+    ours = AutoModelForCausalLM.from_pretrained(folder)
+    torch.testing.assert_close(logits(ours), logits(adapted(odd, adapter)), atol=1e-4, rtol=1e-4)
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_a_head_that_is_the_embeddings_once_more_is_left_out(tmp_path: Path, base: Path) -> None:
+    odd = Path(shutil.copytree(base, tmp_path / "base"))
+    tensors = load_file(odd / "model.safetensors")
+    save_file(
+        tensors | {HEAD: tensors[EMBEDDINGS].clone()}, odd / "model.safetensors", metadata={"format": "pt"}
+    )
+    folder = merged(odd, variant_folder(tmp_path / "adapter", odd), tmp_path / "merged")
+    assert HEAD not in load_file(folder / "model.safetensors")
+    assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is True

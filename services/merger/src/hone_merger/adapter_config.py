@@ -18,6 +18,7 @@ _NOT_A_SUM = {
     "alora_invocation_tokens": "is an activated LoRA, which works only on a part of each text",
     "arrow_config": "is an Arrow router over other adapters, which chooses anew for each token",
     "use_qalora": "is a QALoRA adapter, which adds to a base in groups of 4 bits",
+    "monteclora_config": "is a MonteCLoRA adapter, whose noise is drawn anew each time",
     "layer_replication": "repeats layers of its base (layer_replication), so it has no place in the base",
 }
 

@@ -15,18 +15,18 @@ from hone_contract.store import Store
 from hone_merger.card import FILE_NAME as CARD
 from hone_merger.card import model_card
 from hone_merger.content import plan_content
-from hone_merger.plan import Plan
+from hone_merger.fusing.shards import drop_notes
+from hone_merger.plan import TOOLS, Plan
 from hone_merger.report import write_report
 from hone_merger.streaming import score_all, streamed
-
-_TOOLS = ("torch", "transformers", "peft")
 
 
 def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
     """Write the tuned model as `models/<name>/<version>` and seal it.
 
-    Whatever can be known before is checked before: nothing is written when it is wrong. A merge that was
-    killed goes on where it ended when it is called again, and ends with the same bytes.
+    Whether adapter and base fit is found before anything is written; whether a byte of the base has changed,
+    and whether the result is right, before it is sealed. A merge that was killed goes on where it ended when
+    it is called again, and ends with the same bytes.
     Raises ArtifactCorrupt when a byte of the base has changed, BadInput when the tuned model does not fit its
     base, or the written model is not nearer to the tuned than to the base; RetryableFailure when the disk has
     no room.
@@ -53,6 +53,7 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
         distances = _distances(probes)
         write_report(plan, checked, distances, partial)
         write_atomically(partial / CARD, model_card(plan, store, distances))
+        drop_notes(partial)
         metrics = {
             **distances,
             "seconds": written - start,
@@ -64,7 +65,7 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
             "model",
             f"{plan.name}/{plan.version}",
             lineage=plan.lineage,
-            tools={name: importlib.metadata.version(name) for name in _TOOLS},
+            tools={name: importlib.metadata.version(name) for name in TOOLS},
             metrics=metrics,
             digests=digests,
         )

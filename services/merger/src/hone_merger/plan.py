@@ -1,5 +1,6 @@
 """What a merge is going to be, settled and validated before torch is imported."""
 
+import importlib.metadata
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +11,7 @@ from hone_contract.manifest import Kind, Source
 from hone_contract.store import Store
 from hone_merger.adapter_config import check_adapter
 
+TOOLS = ("torch", "transformers", "peft")
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -38,10 +40,19 @@ class Plan:
         return self.tuned.manifest.lineage["base"]
 
     @property
-    def identity(self) -> dict[str, str]:
-        """Whatever the bytes depend on."""
-        digests = {role: str(source.digest) for role, source in self.lineage.items()}
-        return {**digests, "dtype": self.dtype or ""}
+    def identity(self) -> dict[str, object]:
+        """Whatever the bytes depend on. A killed merge is gone on with only where all of it is the same.
+
+        The base's files by more than their digests: bytes that were read before it was repaired are not its.
+        """
+        files = {
+            path.name: [status.st_ino, status.st_size, status.st_mtime_ns]
+            for path in sorted(self.base.path.glob("*.safetensors"))
+            for status in [path.stat()]
+        }
+        digests = {role: source.digest for role, source in self.lineage.items()}
+        versions = {name: importlib.metadata.version(name) for name in (*TOOLS, "hone-merger")}
+        return {**digests, "dtype": self.dtype, "files": files, "tools": versions}
 
     @property
     def lineage(self) -> dict[str, Source]:

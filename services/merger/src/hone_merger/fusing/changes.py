@@ -15,6 +15,7 @@ from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 from torch import nn
 
 from hone_contract.errors import BadInput
+from hone_merger.fusing.pieces import pieces
 from hone_merger.fusing.skeleton import ADAPTER
 
 # Elements of a product that are made, scaled and added before the next: what a core's own cache holds.
@@ -75,12 +76,12 @@ class Change:
         """
         layer: Any = self.layer
         down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight[first : first + len(weights)]
-        step = max(1, _CACHED // weights.shape[1])
-        room = torch.empty(step, weights.shape[1], dtype=down.dtype)
+        chosen = list(pieces(len(weights), _CACHED // weights.shape[1]))
+        room = torch.empty(max(each.stop - each.start for each in chosen), weights.shape[1], dtype=down.dtype)
         at_once = weights.dtype.itemsize <= room.dtype.itemsize and _rounds_once(len(down), self.scaling)
         add = _add_at_once if at_once else _add_product
-        for some, own in zip(torch.split(weights, step), torch.split(up, step), strict=True):
-            add(some, own, down, self.scaling, room[: len(some)])
+        for rows in chosen:
+            add(weights[rows], up[rows], down, self.scaling, room[: rows.stop - rows.start])
         return weights
 
 
@@ -120,6 +121,8 @@ def check_all_are_found(skeleton: PeftModel, changes: Mapping[str, Change], adap
             reason = f"the layer {name} is a {type(module).__name__}, which cannot be merged"
         elif _has_bias(module) and module.get_base_layer().bias is None:
             reason = f"lora_bias adds to the bias of {name}, which has no bias in the base"
+        elif (token := _beyond(module)) is not None:
+            reason = f"token {token} of trainable_token_indices is beyond the rows of {name}"
         else:
             continue
         raise BadInput(f"{adapter}: {reason}; serve the adapter beside its base, or train again without it")
@@ -168,6 +171,14 @@ def _adds(module: Any) -> bool:
     if isinstance(module, LoraLayer):
         return ADAPTER in module.lora_A or ADAPTER in module.lora_embedding_A
     return False
+
+
+def _beyond(module: Any) -> int | None:
+    """A trained token that the base has no row for; None: there is none."""
+    if not isinstance(module, TrainableTokensLayer):
+        return None
+    last = max(module.token_indices.get(ADAPTER, [0]))
+    return last if last >= module.get_base_layer().weight.shape[0] else None
 
 
 def _has_bias(module: Any) -> bool:

@@ -1,5 +1,6 @@
 """Every tensor of the merged model, planned before the first is made."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -12,6 +13,7 @@ from hone_contract.errors import BadInput
 from hone_merger.fusing.changes import Change, check_all_are_found, find_changes
 from hone_merger.fusing.checkpoint import StoredTensor, stored_tensors
 from hone_merger.fusing.names import Group, Names
+from hone_merger.fusing.pieces import pieces
 from hone_merger.fusing.skeleton import ADAPTER, adapter_skeleton, base_skeleton
 
 # Bytes of one part: so many that handing parts from thread to thread costs nothing.
@@ -68,7 +70,8 @@ def plan_layout(base: Path, adapter: Path, dtype: torch.dtype | None = None) -> 
     model = base_skeleton(base, adapter)
     names, ties = Names(model), dict(model.all_tied_weights_keys)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    groups = _settle_sources(names.group(stored_tensors(base)), ties)
+    groups, apart = _settle_sources(names.group(stored_tensors(base)), ties)
+    ties = {head: source for head, source in ties.items() if head not in apart}
     skeleton = adapter_skeleton(model, adapter)
     changes = find_changes(skeleton, list(names.parameters))
     check_all_are_found(skeleton, changes, adapter)
@@ -81,19 +84,35 @@ def plan_layout(base: Path, adapter: Path, dtype: torch.dtype | None = None) -> 
         outputs,
         changed=len(changes),
         vocabulary=vocabulary,
-        untied=bool(untied),
-        dtype=max(outputs, key=lambda output: output.size).dtype,
+        untied=bool(untied or apart),
+        dtype=_most(outputs),
     )
 
 
-def _settle_sources(groups: list[Group], ties: Mapping[str, str]) -> dict[str, Group]:
-    """One group for parameters that are tied: a checkpoint may have either of them, or both."""
-    found = {group.key: group for group in groups}
+def _most(outputs: list[Output]) -> torch.dtype:
+    sizes: Counter[torch.dtype] = Counter()
+    for output in outputs:
+        sizes[output.dtype] += prod(output.shape)
+    return sizes.most_common(1)[0][0]
+
+
+def _settle_sources(groups: list[Group], ties: Mapping[str, str]) -> tuple[dict[str, Group], set[str]]:
+    """One group for parameters that are tied: a checkpoint may have either of them, or both.
+
+    And the heads that a checkpoint has beside other embeddings: transformers does not tie those, whatever its
+    config.json says (`PreTrainedModel.tie_weights`).
+    """
+    found, apart = {group.key: group for group in groups}, set()
     for head, source in ties.items():
-        if head in found:
-            found.setdefault(source, replace(found[head], key=source))
+        if head not in found:
+            continue
+        if source not in found:
+            found[source] = replace(found.pop(head), key=source)
+        elif torch.equal(found[head].tensors[0].read(), found[source].tensors[0].read()):
             del found[head]
-    return found
+        else:
+            apart.add(head)
+    return found, apart
 
 
 def _settle_ties(
@@ -106,7 +125,8 @@ def _settle_ties(
     settled, untied = dict(changes), []
     for head, source in ties.items():
         ours, theirs = settled.pop(head, None), settled.get(source)
-        if not (ensured or _alike(ours, theirs)):
+        # PEFT ties what it adds to the embeddings; what it adds to the head alone stays there.
+        if not ((ensured and theirs is not None) or _alike(ours, theirs)):
             untied.append(head)
             shared = theirs.instead if theirs is not None and not theirs.apart else None
             settled[head] = Change(
@@ -227,7 +247,7 @@ class _Together:
     def _make(self) -> dict[str, torch.Tensor]:
         stored = self._group.tensors
         work = [torch.promote_types(each.dtype, self._written(each.dtype)) for each in stored]
-        read = (each.read().to(dtype) for each, dtype in zip(stored, work, strict=True))
+        read = (each.read().to(dtype, copy=True) for each, dtype in zip(stored, work, strict=True))
         parameters = self._names.gather(self._group, read)
         for name in parameters.keys() & self._changes.keys():
             parameters[name] = self._changes[name].apply(parameters[name])
@@ -258,8 +278,6 @@ def _replaced(change: Change, work: torch.dtype, dtype: torch.dtype) -> Part:
 
 
 def _ranges(stored: StoredTensor) -> Iterator[slice]:
-    """Rows that fit into `ROOM` together, or one that does not; a tensor of no dimension is one row."""
-    count = stored.shape[0] if stored.shape else 1
-    step = max(1, ROOM * count // max(1, stored.size))
-    for first in range(0, count, step):
-        yield slice(first, min(first + step, count))
+    """Rows that fit into `ROOM` together, or a few that do not; a tensor of no dimension is one row."""
+    rows = stored.shape[0] if stored.shape else 1
+    return pieces(rows, ROOM * rows // max(1, stored.size))

@@ -3,8 +3,8 @@
 The format: 8 bytes of header length (little-endian), the header as JSON, the tensors' bytes
 (https://huggingface.co/docs/safetensors). safetensors' own writer wants all tensors in memory.
 
-A shard that is finished has its name and, in a file beside it, its digest; so a merge that was killed goes on
-with the first shard that is not.
+A shard that is finished has its name and, in a file beside it until `drop_notes`, its digest; so a merge that
+was killed goes on with the first shard that is not.
 """
 
 import hashlib
@@ -72,8 +72,6 @@ def write_shards(shards: list[Shard], folder: Path, wrote: Callable[[int], None]
             else:
                 wrote(sum(output.size for output in shard.outputs))
             digests[shard.name] = digest
-    for shard in shards:
-        _note(folder / shard.name).unlink()
     if len(shards) > 1:
         _write_index(shards, folder)
     return digests
@@ -88,6 +86,12 @@ def _cores() -> Iterator[ThreadPoolExecutor]:
             yield pool
         finally:
             torch.set_num_threads(threads)
+
+
+def drop_notes(folder: Path) -> None:
+    """Forget which shards are finished: the last thing before the folder is sealed."""
+    for note in folder.glob(".*.sha256"):
+        note.unlink()
 
 
 def _clear(folder: Path, shards: list[Shard]) -> None:

@@ -1,6 +1,7 @@
 """The adapter model without the base's weights, so that PEFT's own layers can do the arithmetic."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def _rows_of_embeddings(model: PreTrainedModel, adapter: Path) -> int | None:
     embeddings = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is embeddings)
     with safe_open(adapter / WEIGHTS, "pt") as file:
-        for end in ("weight", "base_layer.weight"):
+        for end in ("weight", "base_layer.weight", "token_adapter.base_layer.weight"):
             if f"base_model.model.{name}.{end}" in file.keys():
                 rows: int = file.get_slice(f"base_model.model.{name}.{end}").get_shape()[0]
                 return rows
@@ -78,14 +79,31 @@ def _stay(*_: object, **__: object) -> None:
 def _load(model: Any, adapter: Path) -> None:
     tensors = load_peft_weights(str(adapter), device="cpu")
     _check_filled(tensors, adapter)
+    tensors = {name: tensor for name, tensor in tensors.items() if not _is_repeated(name, tensors)}
     loaded = set_peft_model_state_dict(model, tensors, low_cpu_mem_usage=True)
     homeless = sorted(name.replace(f".{ADAPTER}", "") for name in loaded.unexpected_keys)
+    homeless = [name for name in homeless if not _is_tied_tokens(name, tensors)]
     # Without False, PEFT asks the Hub whether the base's vocabulary has grown.
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     missing = sorted(name for name, tensor in own.items() if tensor.is_meta)
     if odd := homeless or missing:
         what = "has no place in the base" if homeless else "is missing from the adapter"
         raise BadInput(f"{adapter}: tensor {odd[0]} {what} ({len(odd)} such); nothing was merged")
+
+
+def _is_repeated(name: str, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """With grown embeddings PEFT saves those that it has twice, and the base's beside them."""
+    for end in (".modules_to_save.weight", ".original_module.weight"):
+        if name.endswith(end) and f"{name.removesuffix(end)}.weight" in tensors:
+            return True
+    return False
+
+
+def _is_tied_tokens(name: str, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """With grown embeddings PEFT saves the tokens of a tied head, which are the embeddings', once more."""
+    _, found, end = name.partition(".token_adapter.")
+    twins = (other for other in tensors if other != name and other.endswith(f".token_adapter.{end}"))
+    return bool(found) and any(torch.equal(tensors[name], tensors[other]) for other in twins)
 
 
 def _check_filled(tensors: dict[str, torch.Tensor], adapter: Path) -> None:
