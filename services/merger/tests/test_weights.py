@@ -11,7 +11,7 @@ from merger_tiny import HUB_NAME, bytes_of, edit_json, seal_base
 from merger_weights import edit_model, seal_weights, weights_folder
 from safetensors.torch import load_file
 
-from hone_contract.artifact import Artifact, open_artifact
+from hone_contract.artifact import Artifact, draft, open_artifact
 from hone_contract.errors import ArtifactCorrupt, BadConfiguration, BadInput
 from hone_contract.events import Reporter
 from hone_contract.model_files import TOKENIZER_FILES
@@ -155,6 +155,14 @@ def test_the_model_ends_wherever_its_base_or_the_training_may_end(
     seal_weights(folder, seal_base(base, store, HUB_NAME), store, RUN)
     written = json.loads((merge_here(store).path / GENERATION).read_text())
     assert (written["eos_token_id"], written["temperature"]) == ([0, 1, 2], 0.6)
+
+
+@pytest.mark.usefixtures("tuned")
+def test_nothing_of_a_killed_merge_is_sealed(store: Store) -> None:
+    plan = make_plan(store, RUN, None)
+    with draft(store.model(plan.name, plan.version), plan.identity, keep=True) as partial:
+        (partial / ".probes.json.0123456789ab").write_text("half")
+    assert not [entry.path for entry in merge_here(store).manifest.files if entry.path.startswith(".")]
 
 
 # -- what is refused -------------------------------------------------------------------------------

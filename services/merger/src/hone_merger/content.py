@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
 from hone_merger.checking import check_samples
-from hone_merger.fusing.checkpoint import stored_tensors
+from hone_merger.fusing.checkpoint import main_dtype, stored_tensors
 from hone_merger.fusing.layout import Layout, plan_layout
 from hone_merger.fusing.shards import Shard, share_out, write_shards
 from hone_merger.plan import Plan
@@ -18,6 +18,9 @@ from hone_merger.weights import copy_weights, fit_weights
 
 class Content(Protocol):
     """Weights and configuration of the model that will be, planned and found possible."""
+
+    goes_on: ClassVar[bool]
+    """Whether `write` makes use of what a killed merge left, and removes what it has no use for."""
 
     @property
     def size(self) -> int:
@@ -39,6 +42,7 @@ def plan_content(plan: Plan) -> Content:
 class Fused:
     """An adapter and its base."""
 
+    goes_on: ClassVar[bool] = True
     base: Path
     adapter: Path
     layout: Layout
@@ -49,8 +53,8 @@ class Fused:
     def of(cls, plan: Plan) -> "Fused":
         dtype = None if plan.dtype is None else getattr(torch, plan.dtype)
         layout = plan_layout(plan.base.path, plan.tuned.path, dtype)
-        size = sum(output.size for output in layout.outputs)
-        return cls(plan.base.path, plan.tuned.path, layout, share_out(layout.outputs), size)
+        shards = share_out(layout.outputs)
+        return cls(plan.base.path, plan.tuned.path, layout, shards, sum(shard.size for shard in shards))
 
     def write(self, folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
         digests = write_shards(self.shards, folder, wrote)
@@ -74,6 +78,7 @@ class Fused:
 class TakenOver:
     """What full fine-tuning made."""
 
+    goes_on: ClassVar[bool] = False
     base: Path
     weights: Path
     dtype: torch.dtype
@@ -82,9 +87,9 @@ class TakenOver:
     @classmethod
     def of(cls, plan: Plan) -> "TakenOver":
         fit_weights(plan.tuned.path, plan.base.path)
-        largest = max(stored_tensors(plan.tuned.path), key=lambda tensor: tensor.size)
+        dtype = main_dtype(stored_tensors(plan.tuned.path))
         size = sum(entry.size for entry in plan.tuned.manifest.files)
-        return cls(plan.base.path, plan.tuned.path, largest.dtype, size)
+        return cls(plan.base.path, plan.tuned.path, dtype, size)
 
     def write(self, folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
         copy_weights(self.weights, folder)

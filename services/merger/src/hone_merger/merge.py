@@ -39,7 +39,7 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
     with (
         held(plan.base.path),
         held(plan.tuned.path),
-        draft(target, plan.identity, keep=True) as partial,
+        draft(target, plan.identity, keep=content.goes_on) as partial,
     ):
         with Progress("merging", "B", content.size, reporter) as progress:
             digests = content.write(partial, progress.advance)

@@ -33,7 +33,7 @@ def streamed(folder: Path) -> PreTrainedModel:
         for own in [own for own, _ in module.named_buffers(recurse=False)]:
             if f"{name}.{own}" in weights:
                 setattr(module, own, weights.read(f"{name}.{own}").clone())
-        if parameters := {own: f"{name}.{own}" for own in module._parameters if own in _given(module)}:
+        if parameters := {own: f"{name}.{own}" for own, _ in module.named_parameters(recurse=False)}:
             _stream(module, parameters, weights)
     return model.eval()
 
@@ -82,8 +82,7 @@ class _Weights:
         self._names = Names(model)
         self._groups: dict[str, Group] = {}
         for group in self._names.group(stored_tensors(folder)):
-            empty = [torch.empty(each.shape, dtype=each.dtype, device="meta") for each in group.tensors]
-            self._groups |= dict.fromkeys(self._names.gather(group, empty), group)
+            self._groups |= dict.fromkeys(self._names.shapes(group), group)
         for head, source in model.all_tied_weights_keys.items():
             self._groups.setdefault(head, self._groups[source])
         self._ties = model.all_tied_weights_keys
@@ -96,10 +95,6 @@ class _Weights:
         group = self._groups[parameter]
         made = self._names.gather(group, (each.read() for each in group.tensors))
         return made[parameter if parameter in made else self._ties[parameter]]
-
-
-def _given(module: nn.Module) -> set[str]:
-    return {name for name, parameter in module._parameters.items() if parameter is not None}
 
 
 def _stream(module: nn.Module, parameters: dict[str, str], weights: _Weights) -> None:

@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -77,6 +78,22 @@ class StoredTensor:
         """Mapped, not copied: its pages come when they are looked at. Not to be written to."""
         tensor: torch.Tensor = self.opened.get_tensor(self.name)
         return tensor
+
+
+class _Typed(Protocol):
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def size(self) -> int: ...
+
+
+def main_dtype(tensors: Iterable[_Typed]) -> torch.dtype:
+    """That of most of the elements."""
+    counts: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        counts[tensor.dtype] += tensor.size // tensor.dtype.itemsize
+    return counts.most_common(1)[0][0]
 
 
 def stored_tensors(folder: Path) -> list[StoredTensor]:

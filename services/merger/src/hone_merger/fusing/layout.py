@@ -1,6 +1,5 @@
 """Every tensor of the merged model, planned before the first is made."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
@@ -11,7 +10,7 @@ import torch
 
 from hone_contract.errors import BadInput
 from hone_merger.fusing.changes import Change, check_all_are_found, find_changes
-from hone_merger.fusing.checkpoint import StoredTensor, stored_tensors
+from hone_merger.fusing.checkpoint import StoredTensor, main_dtype, stored_tensors
 from hone_merger.fusing.names import Group, Names
 from hone_merger.fusing.pieces import pieces
 from hone_merger.fusing.skeleton import ADAPTER, adapter_skeleton, base_skeleton
@@ -85,15 +84,8 @@ def plan_layout(base: Path, adapter: Path, dtype: torch.dtype | None = None) -> 
         changed=len(changes),
         vocabulary=vocabulary,
         untied=bool(untied or apart),
-        dtype=_most(outputs),
+        dtype=main_dtype(outputs),
     )
-
-
-def _most(outputs: list[Output]) -> torch.dtype:
-    sizes: Counter[torch.dtype] = Counter()
-    for output in outputs:
-        sizes[output.dtype] += prod(output.shape)
-    return sizes.most_common(1)[0][0]
 
 
 def _settle_sources(groups: list[Group], ties: Mapping[str, str]) -> tuple[dict[str, Group], set[str]]:
@@ -156,8 +148,7 @@ class _Planner:
 
     def outputs(self, group: Group) -> list[Output]:
         """The tensors of a group, each under its stored name."""
-        empty = [torch.empty(stored.shape, dtype=stored.dtype, device="meta") for stored in group.tensors]
-        made = {name: tuple(tensor.shape) for name, tensor in self._names.gather(group, empty).items()}
+        made = self._names.shapes(group)
         self._check_shapes(group, made)
         self._found |= made.keys()
         if not made.keys() & self._changes.keys():

@@ -75,6 +75,11 @@ class Names:
         made = converter.convert(group.key, model=self._model, config=self._model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
 
+    def shapes(self, group: Group) -> dict[str, tuple[int, ...]]:
+        """Of the parameters that `gather` makes, without reading a tensor."""
+        empty = (torch.empty(each.shape, dtype=each.dtype, device="meta") for each in group.tensors)
+        return {name: tuple(tensor.shape) for name, tensor in self.gather(group, empty).items()}
+
     def scatter(self, group: Group, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The group's tensors by the checkpoint's names, of their stored shapes; the reverse of `gather`."""
         if not group.patterns:

@@ -40,6 +40,11 @@ class Shard:
     name: str
     outputs: list[Output]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        return sum(output.size for output in self.outputs)
+
 
 def share_out(outputs: Iterable[Output], limit: int = SHARD_BYTES) -> list[Shard]:
     """Tensors in their order, in files of at most `limit` bytes, but for a tensor that is larger."""
@@ -70,7 +75,7 @@ def write_shards(shards: list[Shard], folder: Path, wrote: Callable[[int], None]
             if digest is None:
                 digest = _write(shard, folder / shard.name, pool, hasher, wrote)
             else:
-                wrote(sum(output.size for output in shard.outputs))
+                wrote(shard.size)
             digests[shard.name] = digest
     if len(shards) > 1:
         _write_index(shards, folder)
@@ -126,7 +131,7 @@ def _write(
     header = _header(shard.outputs)
     with unfinished.open("wb", buffering=0) as file:
         # A full disk is told at once.
-        os.posix_fallocate(file.fileno(), 0, len(header) + sum(output.size for output in shard.outputs))
+        os.posix_fallocate(file.fileno(), 0, len(header) + shard.size)
         file.write(header)
         hashed = hasher.submit(sha256.update, header)
         free = [torch.empty(ROOM, dtype=torch.uint8) for _ in range(_ROOMS)]
@@ -183,7 +188,7 @@ def _header(outputs: list[Output]) -> bytes:
 
 def _write_index(shards: list[Shard], folder: Path) -> None:
     index = {
-        "metadata": {"total_size": sum(output.size for shard in shards for output in shard.outputs)},
+        "metadata": {"total_size": sum(shard.size for shard in shards)},
         "weight_map": {output.name: shard.name for shard in shards for output in shard.outputs},
     }
     write_atomically(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
