@@ -1,7 +1,6 @@
 """What may go from a store, by a policy, and why."""
 
 import os
-import re
 import stat
 import time
 from collections import defaultdict
@@ -14,7 +13,7 @@ from pathlib import Path
 from hone_contract.artifact import PARTIAL, Artifact, open_artifact
 from hone_contract.errors import HoneError
 from hone_contract.manifest import FILE_NAME, Kind, parse_manifest
-from hone_contract.store import Store
+from hone_contract.store import Store, run_name
 
 _MADE: tuple[Kind, ...] = ("model", "adapter", "weights")
 
@@ -92,9 +91,7 @@ def _newest(artifacts: Iterable[Artifact], kind: Kind, count: int) -> list[Artif
     named: dict[str, list[Artifact]] = defaultdict(list)
     for artifact in artifacts:
         path = artifact.path
-        named[path.parent.name if kind == "model" else re.sub(r"-[0-9a-f]{10}$", "", path.name)].append(
-            artifact
-        )
+        named[path.parent.name if kind == "model" else run_name(path.name)].append(artifact)
     newest = []
     for group in named.values():
         ordered = sorted(group, key=lambda artifact: artifact.manifest.created_at, reverse=True)

@@ -14,6 +14,11 @@ LIVE = "live"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
+def run_name(run_id: str) -> str:
+    """A run's id without the digest at its end: `hone-faq-0123456789` makes `hone-faq`."""
+    return re.sub(r"-[0-9a-f]{10}$", "", run_id)
+
+
 @dataclass(frozen=True)
 class Store:
     """Paths below one folder. Every name is checked, so no path can leave it."""

@@ -86,17 +86,11 @@ def _drill(merger: Merger, store: Store, kills: int) -> None:
         assert not store.partials()
 
 
-@pytest.mark.chain
+@pytest.mark.parametrize(
+    "kills", [pytest.param(4, marks=pytest.mark.chain), pytest.param(20, marks=pytest.mark.full)]
+)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(
-    tmp_path: Path, filled: Store, adapter: Artifact
+    tmp_path: Path, filled: Store, adapter: Artifact, kills: int
 ) -> None:
     with _merger(filled, adapter.manifest.id, tmp_path) as merger:
-        _drill(merger, filled, kills=4)
-
-
-@pytest.mark.full
-def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(
-    tmp_path: Path, filled: Store, adapter: Artifact
-) -> None:
-    with _merger(filled, adapter.manifest.id, tmp_path) as merger:
-        _drill(merger, filled, kills=20)
+        _drill(merger, filled, kills)

@@ -29,7 +29,7 @@ def check_adapter(folder: Path) -> None:
         raise BadInput(f"{folder} is no PEFT adapter: there is no {CONFIG}")
     if not (folder / WEIGHTS).is_file():
         raise BadInput(f"{folder} has no {WEIGHTS}; save the adapter again with safe_serialization=True")
-    if reason := _refusal(_read_json(folder / CONFIG)):
+    if reason := _refusal(read_json(folder / CONFIG)):
         raise BadInput(f"{folder}: {reason}")
     try:
         with safe_open(folder / WEIGHTS, "numpy"):
@@ -40,7 +40,7 @@ def check_adapter(folder: Path) -> None:
 
 def named_base(folder: Path) -> str | None:
     """The base by the adapter's own configuration: a Hub id, or a path's last part; None: it names none."""
-    name = _read_json(folder / CONFIG).get("base_model_name_or_path")
+    name = read_json(folder / CONFIG).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         return None
     return Path(name).name if name.startswith(("/", ".", "~")) else name
@@ -63,7 +63,7 @@ def _refusal(config: dict[str, Any]) -> str | None:
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hone_contract.errors import BadInput
 from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER, TOKENIZER_FILES, sha256_of
+from hone_merger.adapter_config import read_json
 from hone_merger.merge import copy_tokenizer
 
 _CONFIG = "tokenizer_config.json"
@@ -44,10 +44,4 @@ def take_tokenizer(folder: Path, base: Path, target: Path) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise BadInput(f"{path} is not JSON: {error}") from error
-    return value if isinstance(value, dict) else {}
+    return read_json(path) if path.is_file() else {}

@@ -1,14 +1,13 @@
 """What a merge is going to be, settled and validated before torch is imported."""
 
 import importlib.metadata
-import re
 from dataclasses import dataclass
 from typing import Literal
 
 from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.manifest import Kind, Source
-from hone_contract.store import Store
+from hone_contract.store import Store, run_name
 from hone_merger.adapter_config import check_adapter
 
 TOOLS = ("torch", "transformers", "peft")
@@ -85,7 +84,7 @@ def make_plan(
             f"{run_id} is whole weights, which are taken over as they are: leave out --dtype"
         )
     version = run_id if dtype is None else f"{run_id}-{dtype}"
-    return Plan(tuned, base, name or _model_name(run_id), version, dtype)
+    return Plan(tuned, base, name or run_name(run_id), version, dtype)
 
 
 def _open_tuned(store: Store, run_id: str) -> Artifact:
@@ -97,8 +96,3 @@ def _open_tuned(store: Store, run_id: str) -> Artifact:
     if weights.exists():
         return open_artifact(weights, "weights", digests=True)
     return open_artifact(adapter, "adapter", digests=True)
-
-
-def _model_name(run_id: str) -> str:
-    """A run's id without the digest at its end: `hone-faq-0123456789` makes `hone-faq`."""
-    return re.sub(r"-[0-9a-f]{10}$", "", run_id)

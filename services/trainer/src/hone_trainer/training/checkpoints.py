@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hone_contract.artifact import PARTIAL, Artifact, draft, open_artifact, seal
+from hone_contract.artifact import PARTIAL, Artifact, draft, open_artifact, remove, seal
 from hone_contract.errors import ArtifactCorrupt, ArtifactIncomplete, ArtifactMissing, BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.manifest import Source
@@ -56,7 +56,7 @@ class Checkpoints:
                 return found
             except _BROKEN as error:
                 self.skipped[step] = str(error)
-                self._remove(step)
+                remove(self.place(step))
         return None
 
     def tell_skipped(self) -> None:
@@ -100,7 +100,7 @@ class Checkpoints:
                 kept.add(_best(open_artifact(self.place(step), "checkpoint")) or step)
         for step in self.steps():
             if step not in kept:
-                self._remove(step)
+                remove(self.place(step))
 
     def check_processes(self, checkpoint: Artifact, processes: int) -> None:
         """Raises BadConfiguration when the run was begun on another number of processes."""
@@ -110,13 +110,6 @@ class Checkpoints:
                 f"run {self.run_id} was begun on {_processes(before)}; on {_processes(processes)} its random "
                 f"numbers would be others. Use {before}, or remove {self.folder} to begin anew"
             )
-
-    def _remove(self, step: int) -> None:
-        """Under another name first: a process that is killed meanwhile leaves no half of it."""
-        doomed = self.place(step).with_name(f"step-{step}{PARTIAL}removed")
-        shutil.rmtree(doomed, ignore_errors=True)
-        self.place(step).rename(doomed)
-        shutil.rmtree(doomed)
 
 
 def _best(checkpoint: Artifact) -> int | None:
