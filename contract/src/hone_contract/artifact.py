@@ -106,12 +106,12 @@ def seal(
         raise BadInput(f"{partial} cannot be sealed: {first_problem(error)}") from None
     _flush_tree(partial)
     _write_flushed(partial / FILE_NAME, manifest.model_dump_json(indent=2) + "\n")
-    _flush(partial)
+    flush(partial)
     try:
         partial.rename(target)
     except OSError as error:
         raise _taken(target) from error
-    _flush(target.parent)
+    flush(target.parent)
     return Artifact(target, manifest)
 
 
@@ -172,7 +172,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     _write_flushed(temporary, text)
     temporary.replace(path)
-    _flush(path.parent)
+    flush(path.parent)
 
 
 def _read_manifest(path: Path) -> Manifest:
@@ -252,10 +252,11 @@ def _write_flushed(path: Path, text: str) -> None:
 
 def _flush_tree(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
-        _flush(path)
+        flush(path)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's list of files."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -4,6 +4,7 @@ The trainer writes them with the adapter (base and adapter model), the merger ad
 model, the server's gate compares. Numbers, not text: greedy text flips on near ties.
 """
 
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,9 @@ class Probe(Shape):
     """What the adapter model says, decoded greedily."""
     base: Logprobs
     adapter: Logprobs
+    trained: Logprobs | None = Field(default=None, exclude_if=lambda logprobs: logprobs is None)
+    """The adapter model with its base in 4 bits, as QLoRA trained it. None, and then not written: it was
+    trained on the base as it is."""
     merged: Logprobs | None = None
     """None until the merger has added it."""
 
@@ -49,6 +53,18 @@ class Probes(Shape):
     chat_template_sha256: Sha256
     """Of `chat_template.jinja`."""
     probes: list[Probe]
+
+    @property
+    def trained_in_4_bits(self) -> bool:
+        """Whether the base was in 4 bits while the adapter was trained (QLoRA)."""
+        return any(probe.trained is not None for probe in self.probes)
+
+
+def mean_delta(some: list[Logprobs], others: list[Logprobs]) -> float:
+    """Mean |difference| over all tokens of all texts, in nats."""
+    pairs = zip(chain.from_iterable(some), chain.from_iterable(others), strict=True)
+    deltas = [abs(a - b) for a, b in pairs]
+    return sum(deltas) / max(1, len(deltas))
 
 
 def read_probes(folder: Path) -> Probes:

@@ -111,7 +111,7 @@ def test_the_model_is_sealed_and_live(merged: Merged) -> None:
 def test_the_model_names_what_it_was_made_from(merged: Merged) -> None:
     manifest = merged.model.manifest
     assert manifest.lineage == {"adapter": merged.adapter.source, "base": merged.base.source}
-    assert manifest.tools.keys() == {"torch", "transformers", "peft"}
+    assert manifest.tools.keys() == {"torch", "transformers", "peft", "bitsandbytes"}
 
 
 def test_the_model_has_the_files_of_a_model_and_no_others(merged: Merged) -> None:

@@ -10,7 +10,7 @@ from hone_contract.errors import ArtifactExists, BadConfiguration, RetryableFail
 from hone_contract.events import Reporter
 from hone_contract.store import Store
 from hone_merger.adapter_config import check_adapter, named_base
-from hone_merger.plan import Dtype, make_plan
+from hone_merger.plan import BaseWeights, Dtype, make_plan
 
 
 def main() -> None:
@@ -47,6 +47,12 @@ def _parser() -> Parser:
         help="number format of the model's weights (default: what each is in the base)",
     )
     command.add_argument(
+        "--base-weights",
+        choices=get_args(BaseWeights),
+        help="for what QLoRA trained: fuse it into the base as it is, into what 4 bits leave of it, or into "
+        "what is nearer to the training, which is measured (default: auto)",
+    )
+    command.add_argument(
         "--force-base",
         action="store_true",
         help="merge even into another base than the one of the training, which the report then says",
@@ -59,13 +65,23 @@ def _parser() -> Parser:
         "--base", help="name of its base in the store (default: the one that its configuration names)"
     )
     command.add_argument("--name", help="the adapter's name (default: the folder's)")
+    command.add_argument(
+        "--qlora", action="store_true", help="its base was in 4 bits (NF4, double quantisation) in training"
+    )
     command.set_defaults(act=_import_adapter)
     return parser
 
 
 def _merge(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
     run_id = options.run_id or _read_run_id(options.run_id_file)
-    plan = make_plan(store, run_id, options.name, dtype=options.dtype, force_base=options.force_base)
+    plan = make_plan(
+        store,
+        run_id,
+        options.name,
+        dtype=options.dtype,
+        base_weights=options.base_weights,
+        force_base=options.force_base,
+    )
     target = store.model(plan.name, plan.version)
     if target.exists():
         merged = open_artifact(target, "model", digests=True)
@@ -100,7 +116,7 @@ def _import_adapter(options: argparse.Namespace, store: Store, reporter: Reporte
         reporter.tell("another_base", told, level="warning")
     from hone_merger.imported import import_adapter
 
-    adapter = import_adapter(options.folder, base, options.name, store)
+    adapter = import_adapter(options.folder, base, options.name, store, qlora=options.qlora)
     reporter.tell("adapter_ready", f"adapter {adapter.manifest.id}", id=adapter.manifest.id)
     print(adapter.manifest.id)
 

@@ -47,4 +47,5 @@ def _check(output: Output, adapter: Path, written: StoredTensor) -> tuple[float,
             f"{written.file}: tensor {output.name} is not the base's and the adapter's: it is off by "
             f"{error.max():.1e}, where its largest element is {largest:.1e}; nothing was published"
         )
-    return (error.max() / largest.clamp(min=1e-30)).item(), not torch.equal(before, after)
+    moved = not torch.equal(before.to(written.dtype), after.to(written.dtype))
+    return (error.max() / largest.clamp(min=1e-30)).item(), moved

@@ -7,11 +7,14 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from hone_contract.events import Reporter
+from hone_contract.probes import Logprobs, Probe
 from hone_merger.checking import check_samples
 from hone_merger.fusing.checkpoint import main_dtype, stored_tensors
-from hone_merger.fusing.layout import Layout, plan_layout
+from hone_merger.fusing.layout import Layout
 from hone_merger.fusing.shards import Shard, share_out, write_shards
 from hone_merger.plan import Plan
+from hone_merger.qlora import Choice, choose_base
 from hone_merger.settings import write_config, write_generation_config
 from hone_merger.weights import copy_weights, fit_weights
 
@@ -26,6 +29,9 @@ class Content(Protocol):
     def size(self) -> int:
         """Bytes of its weights."""
 
+    def expected(self, probe: Probe) -> Logprobs:
+        """What the model is to make of a probe, but for rounding."""
+
     def write(self, folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
         """Write it; SHA-256 (hex) of the files that were hashed meanwhile. `wrote` is told of bytes."""
 
@@ -33,9 +39,9 @@ class Content(Protocol):
         """Compare what was written with what it was made from. Raises BadInput when it is not that."""
 
 
-def plan_content(plan: Plan) -> Content:
+def plan_content(plan: Plan, reporter: Reporter) -> Content:
     """Raises BadInput when the parts do not fit together; nothing was written then."""
-    return TakenOver.of(plan) if plan.kind == "weights" else Fused.of(plan)
+    return TakenOver.of(plan) if plan.kind == "weights" else Fused.of(plan, reporter)
 
 
 @dataclass(frozen=True)
@@ -45,16 +51,22 @@ class Fused:
     goes_on: ClassVar[bool] = True
     base: Path
     adapter: Path
-    layout: Layout
+    choice: Choice
     shards: list[Shard]
     size: int
 
     @classmethod
-    def of(cls, plan: Plan) -> "Fused":
-        dtype = None if plan.dtype is None else getattr(torch, plan.dtype)
-        layout = plan_layout(plan.base.path, plan.tuned.path, dtype)
-        shards = share_out(layout.outputs)
-        return cls(plan.base.path, plan.tuned.path, layout, shards, sum(shard.size for shard in shards))
+    def of(cls, plan: Plan, reporter: Reporter) -> "Fused":
+        choice = choose_base(plan, reporter)
+        shards = share_out(choice.layout.outputs)
+        return cls(plan.base.path, plan.tuned.path, choice, shards, sum(shard.size for shard in shards))
+
+    @property
+    def layout(self) -> Layout:
+        return self.choice.layout
+
+    def expected(self, probe: Probe) -> Logprobs:
+        return probe.adapter if probe.trained is None or not self.choice.dequantized else probe.trained
 
     def write(self, folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
         digests = write_shards(self.shards, folder, wrote)
@@ -70,6 +82,7 @@ class Fused:
             "tensors": len(self.layout.outputs),
             "changed_parameters": self.layout.changed,
             "head_was_untied": self.layout.untied,
+            **self.choice.told,
             **check_samples(self.layout, self.adapter, folder),
         }
 
@@ -90,6 +103,9 @@ class TakenOver:
         dtype = main_dtype(stored_tensors(plan.tuned.path))
         size = sum(entry.size for entry in plan.tuned.manifest.files)
         return cls(plan.base.path, plan.tuned.path, dtype, size)
+
+    def expected(self, probe: Probe) -> Logprobs:
+        return probe.adapter
 
     def write(self, folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
         copy_weights(self.weights, folder)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
 
 from hone_contract.artifact import Artifact, draft, open_artifact, seal
@@ -16,6 +17,7 @@ from hone_merger.adapter_config import CONFIG, WEIGHTS
 from hone_merger.foreign_tokenizer import take_tokenizer, tokenizer_digests
 from hone_merger.fusing.layout import plan_layout
 from hone_merger.loading import load_adapter_model
+from hone_merger.qlora import score_planned
 from hone_merger.scoring import say, score
 from hone_merger.streaming import score_all, streamed
 
@@ -33,14 +35,17 @@ QUESTIONS = (
 _TOKENS = 24
 
 
-def import_adapter(folder: Path, base: Artifact, name: str | None, store: Store) -> Artifact:
+def import_adapter(
+    folder: Path, base: Artifact, name: str | None, store: Store, *, qlora: bool = False
+) -> Artifact:
     """Seal the adapter with its tokenizer and probes; the same bytes are imported once.
 
-    The tokenizer and chat template are the folder's where it brings a tokenizer, else the base's.
+    The tokenizer and chat template are the folder's where it brings a tokenizer, else the base's. `qlora`:
+    the base was in 4 bits (NF4, double quantisation) while it was trained.
     Raises BadInput when the adapter does not fit the base.
     """
     files = {name: sha256_of(folder, name) for name in (CONFIG, WEIGHTS)} | tokenizer_digests(folder)
-    plan = {"files": files, "base": base.manifest.digest}
+    plan = {"files": files, "base": base.manifest.digest, **({"qlora": True} if qlora else {})}
     title = name or re.sub(r"[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-") or "adapter"
     target = store.adapter(f"{title}-{digest_of(plan)[:10]}")
     if target.exists():
@@ -50,7 +55,8 @@ def import_adapter(folder: Path, base: Artifact, name: str | None, store: Store)
         for file in (CONFIG, WEIGHTS):
             shutil.copyfile(folder / file, partial / file)
         take_tokenizer(folder, base.path, partial)
-        write_probes(partial, _probes(partial, base.path, vocabulary))
+        probes = _probes(partial, base.path, vocabulary)
+        write_probes(partial, _with_trained(probes, partial, base.path) if qlora else probes)
         lineage = {
             "base": base.source,
             "source": Source(id=f"folder:{folder.resolve().name}", digest=digest_of(files)),
@@ -81,6 +87,17 @@ def _probes(adapter: Path, base: Path, vocabulary: int) -> Probes:
             for asked, (prompt, answer), before, after in zip(messages, texts, plain, tuned, strict=True)
         ],
     )
+
+
+def _with_trained(probes: Probes, adapter: Path, base: Path) -> Probes:
+    """With the logprobs of the adapter on what 4 bits leave of its base."""
+    layout = plan_layout(base, adapter, torch.float32, dequantized=True)
+    scores = score_planned(base, layout, probes.probes)
+    trained = [
+        probe.model_copy(update={"trained": score})
+        for probe, score in zip(probes.probes, scores, strict=True)
+    ]
+    return probes.model_copy(update={"probes": trained})
 
 
 def _prompt(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:

@@ -3,18 +3,21 @@
 import importlib.metadata
 import shutil
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
-from hone_contract.artifact import Artifact, draft, held, open_artifact, seal, write_atomically
+from hone_contract.artifact import Artifact, draft, flush, held, open_artifact, seal, write_atomically
 from hone_contract.errors import BadInput, RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.model_files import TOKENIZER_FILES
-from hone_contract.probes import Logprobs, Probes, read_probes, write_probes
+from hone_contract.probes import Probes, mean_delta, read_probes, write_probes
 from hone_contract.progress import Progress
 from hone_contract.store import Store
 from hone_merger.card import FILE_NAME as CARD
 from hone_merger.card import model_card
-from hone_merger.content import plan_content
+from hone_merger.content import Content, plan_content
 from hone_merger.fusing.shards import drop_notes
 from hone_merger.plan import TOOLS, Plan
 from hone_merger.report import write_report
@@ -34,7 +37,7 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
     start = time.monotonic()
     reporter.tell("merging", _intention(plan))
     target = store.model(plan.name, plan.version)
-    content = plan_content(plan)
+    content = plan_content(plan, reporter)
     _check_room(target, content.size)
     with (
         held(plan.base.path),
@@ -45,12 +48,14 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
             digests = content.write(partial, progress.advance)
         copy_tokenizer(plan.tuned.path, partial)
         written = time.monotonic()
-        checked = content.check(partial)
-        open_artifact(plan.base.path, "base", digests=True)
-        verified = time.monotonic()
-        probes = _prove(partial, read_probes(plan.tuned.path))
+        with _flushed([partial / name for name in digests]):
+            checked = content.check(partial)
+            open_artifact(plan.base.path, "base", digests=True)
+            verified = time.monotonic()
+            probes = _prove(partial, read_probes(plan.tuned.path), content)
+            proven = time.monotonic()
         write_probes(partial, probes)
-        distances = _distances(probes)
+        distances = _distances(probes, content)
         write_report(plan, checked, distances, partial)
         write_atomically(partial / CARD, model_card(plan, store, distances))
         drop_notes(partial)
@@ -58,7 +63,7 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
             **distances,
             "seconds": written - start,
             "verify_seconds": verified - written,
-            "probe_seconds": time.monotonic() - verified,
+            "probe_seconds": proven - verified,
         }
         model = seal(
             partial,
@@ -94,6 +99,16 @@ def _check_room(target: Path, size: int) -> None:
         )
 
 
+@contextmanager
+def _flushed(files: list[Path]) -> Iterator[None]:
+    """The disk takes them during the body; `seal` would only begin to wait for it."""
+    with ThreadPoolExecutor(1) as pool:
+        flushing = [pool.submit(flush, file) for file in files]
+        yield
+        for each in flushing:
+            each.result()
+
+
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Byte for byte: text must become the same tokens in the server as in the trainer."""
     for name in TOKENIZER_FILES:
@@ -101,7 +116,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _prove(folder: Path, probes: Probes) -> Probes:
+def _prove(folder: Path, probes: Probes, content: Content) -> Probes:
     """Add what the model as written makes of the probes, in float32."""
     texts = [(probe.prompt_token_ids, probe.continuation_token_ids) for probe in probes.probes]
     scores = score_all(streamed(folder), texts)
@@ -109,7 +124,7 @@ def _prove(folder: Path, probes: Probes) -> Probes:
         probe.model_copy(update={"merged": score}) for probe, score in zip(probes.probes, scores, strict=True)
     ]
     result = probes.model_copy(update={"probes": proven})
-    distances = _distances(result)
+    distances = _distances(result, content)
     if distances["mean_delta_from_adapter"] >= distances["mean_delta_from_base"]:
         raise BadInput(
             "the merged model is not the tuned model: its logprobs are "
@@ -119,17 +134,15 @@ def _prove(folder: Path, probes: Probes) -> Probes:
     return result
 
 
-def _distances(probes: Probes) -> dict[str, float]:
+def _distances(probes: Probes, content: Content) -> dict[str, float]:
     """Mean |difference| of logprobs over all continuation tokens.
 
-    The tuned model goes by the name of adapter, whatever made it, as in the probes.
+    The tuned model goes by the name of adapter, whatever made it, as in the probes; its base is in 4 bits
+    where the model is made from that.
     """
+    merged = [probe.merged or [] for probe in probes.probes]
+    expected = [content.expected(probe) for probe in probes.probes]
     return {
-        "mean_delta_from_adapter": _mean_delta([(p.merged or [], p.adapter) for p in probes.probes]),
-        "mean_delta_from_base": _mean_delta([(p.merged or [], p.base) for p in probes.probes]),
+        "mean_delta_from_adapter": mean_delta(merged, expected),
+        "mean_delta_from_base": mean_delta(merged, [probe.base for probe in probes.probes]),
     }
-
-
-def _mean_delta(pairs: list[tuple[Logprobs, Logprobs]]) -> float:
-    deltas = [abs(a - b) for left, right in pairs for a, b in zip(left, right, strict=True)]
-    return sum(deltas) / max(1, len(deltas))

@@ -7,11 +7,13 @@ from typing import Literal
 from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.manifest import Kind, Source
+from hone_contract.probes import read_probes
 from hone_contract.store import Store, run_name
 from hone_merger.adapter_config import check_adapter
 
-TOOLS = ("torch", "transformers", "peft")
+TOOLS = ("torch", "transformers", "peft", "bitsandbytes")
 Dtype = Literal["float32", "bfloat16", "float16"]
+BaseWeights = Literal["original", "dequantized", "auto"]
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,12 @@ class Plan:
     name: str
     """The model's name, under which it is served."""
     version: str
-    """The run's id, and the number format where one was asked for: the same merge is the same version."""
+    """The run's id, and what was asked for otherwise than by default: the same merge is the same version."""
     dtype: Dtype | None = None
     """What the model's weights are written in. None: what each is in the base."""
+    base_weights: BaseWeights = "original"
+    """What the adapter is added to: the base as it is, what the 4 bits of QLoRA leave of it, or whichever of
+    the two is nearer to what was trained."""
 
     @property
     def kind(self) -> Kind:
@@ -51,7 +56,8 @@ class Plan:
         }
         digests = {role: source.digest for role, source in self.lineage.items()}
         versions = {name: importlib.metadata.version(name) for name in (*TOOLS, "hone-merger")}
-        return {**digests, "dtype": self.dtype, "files": files, "tools": versions}
+        asked = {"dtype": self.dtype, "base_weights": self.base_weights}
+        return {**digests, **asked, "files": files, "tools": versions}
 
     @property
     def lineage(self) -> dict[str, Source]:
@@ -59,14 +65,22 @@ class Plan:
 
 
 def make_plan(
-    store: Store, run_id: str, name: str | None, *, dtype: Dtype | None = None, force_base: bool = False
+    store: Store,
+    run_id: str,
+    name: str | None,
+    *,
+    dtype: Dtype | None = None,
+    base_weights: BaseWeights | None = None,
+    force_base: bool = False,
 ) -> Plan:
     """Open what the run made, reading every byte, and its base, and check that they fit.
 
     The base's bytes are read while it is merged, and compared before the model is sealed (`merge`).
 
+    `base_weights` None: `auto` for what QLoRA trained, which the probes tell, else the original.
     Raises BadInput when the run started from another base than the store has, unless `force_base`;
-    BadConfiguration when whole weights are to be in another number format.
+    BadConfiguration when whole weights are to be in another number format, or the base is to go through 4
+    bits and the training had it as it is.
     """
     tuned = _open_tuned(store, run_id)
     trained_on = tuned.manifest.lineage["base"]
@@ -83,8 +97,15 @@ def make_plan(
         raise BadConfiguration(
             f"{run_id} is whole weights, which are taken over as they are: leave out --dtype"
         )
-    version = run_id if dtype is None else f"{run_id}-{dtype}"
-    return Plan(tuned, base, name or run_name(run_id), version, dtype)
+    in_4_bits = read_probes(tuned.path).trained_in_4_bits
+    if base_weights not in (None, "original") and not in_4_bits:
+        raise BadConfiguration(
+            f"--base-weights {base_weights}: {run_id} was trained on its base as it is, not in 4 bits; leave "
+            "it out (an adapter that QLoRA made elsewhere: import it with --qlora)"
+        )
+    version = "-".join([run_id, *filter(None, (dtype, base_weights if in_4_bits else None))])
+    weights = base_weights or ("auto" if in_4_bits else "original")
+    return Plan(tuned, base, name or run_name(run_id), version, dtype, weights)
 
 
 def _open_tuned(store: Store, run_id: str) -> Artifact:

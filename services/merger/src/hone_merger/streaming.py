@@ -4,10 +4,10 @@ In float32 whatever the weights are stored in, as the probes are recorded. Linea
 nearly all weights are, are not even converted as a whole.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import init_empty_weights
@@ -16,19 +16,28 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from hone_merger.fusing.checkpoint import stored_tensors
-from hone_merger.fusing.names import Group, Names
+from hone_merger.fusing.names import Group, Named, Names
 
 # Rows of a linear layer that are in float32 at once, by elements.
 _AT_ONCE = 8 * 1024 * 1024
 
 
-def streamed(folder: Path) -> PreTrainedModel:
-    """The model of a folder, ready to be called; its parameters are on the meta device between calls."""
+class Readable(Named, Protocol):
+    """A tensor of a checkpoint that can be read, whether it is written or only planned."""
+
+    def read(self) -> torch.Tensor: ...
+
+
+def streamed(folder: Path, tensors: Iterable[Readable] | None = None) -> PreTrainedModel:
+    """The model of a folder, ready to be called; its parameters are on the meta device between calls.
+
+    Of these `tensors`; None: of those in the folder, which otherwise needs no more than its config.json.
+    """
     config = AutoConfig.from_pretrained(folder)
     # Buffers that no checkpoint has, such as the frequencies of rotary embeddings, are computed here.
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    weights = _Weights(folder, model)
+    weights = _Weights(stored_tensors(folder) if tensors is None else tensors, model)
     for name, module in model.named_modules():
         for own in [own for own, _ in module.named_buffers(recurse=False)]:
             if f"{name}.{own}" in weights:
@@ -76,12 +85,12 @@ def _only(head: nn.Module, places: list[range]) -> Iterator[None]:
 
 
 class _Weights:
-    """A folder's tensors by the names of the model's parameters."""
+    """A checkpoint's tensors by the names of the model's parameters."""
 
-    def __init__(self, folder: Path, model: PreTrainedModel) -> None:
+    def __init__(self, tensors: Iterable[Readable], model: PreTrainedModel) -> None:
         self._names = Names(model)
-        self._groups: dict[str, Group] = {}
-        for group in self._names.group(stored_tensors(folder)):
+        self._groups: dict[str, Group[Readable]] = {}
+        for group in self._names.group(tensors):
             self._groups |= dict.fromkeys(self._names.shapes(group), group)
         for head, source in model.all_tied_weights_keys.items():
             self._groups.setdefault(head, self._groups[source])

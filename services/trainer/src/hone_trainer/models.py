@@ -101,6 +101,11 @@ def load_tuned(tuned: Artifact, base: Path, dtype: torch.dtype) -> Any:
     return PeftModel.from_pretrained(load_base(base, dtype), tuned.path).eval()
 
 
+def load_trained(adapter: Path, base: Path, dtype: torch.dtype) -> Any:
+    """The adapter model with its base in 4 bits, as it was while QLoRA trained it."""
+    return PeftModel.from_pretrained(load_base(base, dtype, method="qlora"), adapter).eval()
+
+
 @dataclass(frozen=True)
 class Pair:
     """What a run made, beside what it was made from. An adapter's base is the same model without it."""

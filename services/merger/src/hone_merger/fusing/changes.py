@@ -19,7 +19,7 @@ from hone_merger.fusing.pieces import pieces
 from hone_merger.fusing.skeleton import ADAPTER
 
 # Elements of a product that are made, scaled and added before the next: what a core's own cache holds.
-_CACHED = 128 * 1024
+_CACHED = 256 * 1024
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import FileIO
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,6 +37,9 @@ DTYPES: dict[str, torch.dtype] = {
 class StoredTensor:
     """One tensor of a checkpoint, by the name that it has there."""
 
+    divisible: ClassVar[bool] = True
+    """Whether some of its rows can be read without the others."""
+
     name: str
     file: Path
     opened: Any
@@ -52,6 +55,11 @@ class StoredTensor:
     def size(self) -> int:
         """Bytes."""
         return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def read_as(self) -> torch.dtype:
+        """What reading it gives."""
+        return self.dtype
 
     def read_rows(self, rows: slice, room: torch.Tensor) -> torch.Tensor:
         """A part of the first dimension, in `room` (bytes) if it fits there; it may be written to.

@@ -11,12 +11,13 @@ import torch
 from hone_contract.errors import BadInput
 from hone_merger.fusing.changes import Change, check_all_are_found, find_changes
 from hone_merger.fusing.checkpoint import StoredTensor, main_dtype, stored_tensors
+from hone_merger.fusing.four_bits import Dequantized, Rounding, parameters_in_4_bits
 from hone_merger.fusing.names import Group, Names
 from hone_merger.fusing.pieces import pieces
 from hone_merger.fusing.skeleton import ADAPTER, adapter_skeleton, base_skeleton
 
 # Bytes of one part: so many that handing parts from thread to thread costs nothing.
-ROOM = 8 * 2**20
+ROOM = 4 * 2**20
 
 Part = Callable[[torch.Tensor], torch.Tensor]
 """Makes some elements of a tensor, one after the other in memory; the room of `ROOM` bytes that it is given
@@ -44,6 +45,11 @@ class Output:
         """Bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
+    def read(self) -> torch.Tensor:
+        """The whole tensor, made as it would be written."""
+        made = [part(torch.empty(ROOM, dtype=torch.uint8)).reshape(-1) for part in self.parts]
+        return torch.cat(made).view(self.shape)
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -60,14 +66,18 @@ class Layout:
     """Of most of the elements."""
 
 
-def plan_layout(base: Path, adapter: Path, dtype: torch.dtype | None = None) -> Layout:
+def plan_layout(
+    base: Path, adapter: Path, dtype: torch.dtype | None = None, *, dequantized: bool = False
+) -> Layout:
     """Match base and adapter, reading the headers of the one and all of the other.
 
     `dtype` is what floating-point tensors are written in; None: what each of them is in the base.
+    `dequantized`: the adapter is added to what 4 bits leave of the base (QLoRA).
     Raises BadInput unless the base is whole, and every tensor of the adapter has its one place in it.
     """
     model = base_skeleton(base, adapter)
     names, ties = Names(model), dict(model.all_tied_weights_keys)
+    rounded = parameters_in_4_bits(model) if dequantized else {}
     vocabulary = model.get_input_embeddings().weight.shape[0]
     groups, apart = _settle_sources(names.group(stored_tensors(base)), ties)
     ties = {head: source for head, source in ties.items() if head not in apart}
@@ -75,7 +85,7 @@ def plan_layout(base: Path, adapter: Path, dtype: torch.dtype | None = None) -> 
     changes = find_changes(skeleton, list(names.parameters))
     check_all_are_found(skeleton, changes, adapter)
     changes, untied = _settle_ties(changes, ties, skeleton.peft_config[ADAPTER].ensure_weight_tying)
-    planner = _Planner(names, changes, dtype)
+    planner = _Planner(names, changes, rounded, dtype)
     outputs = [output for group in groups.values() for output in planner.outputs(group)]
     outputs += [planner.untied(head, groups[ties[head]]) for head in untied]
     planner.check_whole(base, ties)
@@ -88,7 +98,9 @@ def plan_layout(base: Path, adapter: Path, dtype: torch.dtype | None = None) -> 
     )
 
 
-def _settle_sources(groups: list[Group], ties: Mapping[str, str]) -> tuple[dict[str, Group], set[str]]:
+def _settle_sources(
+    groups: list[Group[StoredTensor]], ties: Mapping[str, str]
+) -> tuple[dict[str, Group[StoredTensor]], set[str]]:
     """One group for parameters that are tied: a checkpoint may have either of them, or both.
 
     And the heads that a checkpoint has beside other embeddings: transformers does not tie those, whatever its
@@ -142,22 +154,33 @@ def _alike(head: Change | None, source: Change | None) -> bool:
 class _Planner:
     """Says how each tensor is made, and notices what is missing."""
 
-    def __init__(self, names: Names, changes: Mapping[str, Change], dtype: torch.dtype | None) -> None:
-        self._names, self._changes, self._dtype = names, changes, dtype
+    def __init__(
+        self,
+        names: Names,
+        changes: Mapping[str, Change],
+        rounded: Mapping[str, Rounding],
+        dtype: torch.dtype | None,
+    ) -> None:
+        self._names, self._changes, self._rounded, self._dtype = names, changes, rounded, dtype
         self._found: set[str] = set()
 
-    def outputs(self, group: Group) -> list[Output]:
+    def outputs(self, group: Group[StoredTensor]) -> list[Output]:
         """The tensors of a group, each under its stored name."""
         made = self._names.shapes(group)
         self._check_shapes(group, made)
         self._found |= made.keys()
-        if not made.keys() & self._changes.keys():
+        if not made.keys() & (self._changes.keys() | self._rounded.keys()):
             return [self._copied(stored, stored.name) for stored in group.tensors]
-        if not group.patterns:
-            return [self._changed(group.tensors[0], group.tensors[0].name, group.key)]
-        return self._together(group)
+        if group.patterns:
+            return self._together(group)
+        [stored] = group.tensors
+        if (rounding := self._rounded.get(group.key)) is not None:
+            stored = Dequantized.of(stored, rounding)
+        if group.key not in self._changes:
+            return [self._copied(stored, stored.name)]
+        return [self._changed(stored, stored.name, group.key)]
 
-    def untied(self, head: str, source: Group) -> Output:
+    def untied(self, head: str, source: Group[StoredTensor]) -> Output:
         """A head of its own, for a base that has the embeddings only."""
         name, change = self._names.stored_name(head), self._changes[head]
         if change.changes_nothing:
@@ -172,7 +195,7 @@ class _Planner:
                 "import the base again"
             )
 
-    def _check_shapes(self, group: Group, made: Mapping[str, tuple[int, ...]]) -> None:
+    def _check_shapes(self, group: Group[StoredTensor], made: Mapping[str, tuple[int, ...]]) -> None:
         for name, shape in made.items():
             expected, change = self._names.parameters.get(name), self._changes.get(name)
             replaced = change is not None and change.instead is not None
@@ -189,7 +212,7 @@ class _Planner:
 
     def _changed(self, stored: StoredTensor, name: str, parameter: str) -> Output:
         change, dtype, shape = self._changes[parameter], self._written(stored.dtype), stored.shape
-        work = torch.promote_types(stored.dtype, dtype)
+        work = torch.promote_types(stored.read_as, dtype)
         parts: tuple[Part, ...]
         if change.by_rows:
             parts = tuple(_folded_rows(change, stored, rows, work, dtype) for rows in _ranges(stored))
@@ -199,8 +222,8 @@ class _Planner:
             parts = (_folded(change, stored, work, dtype),)
         return Output(name, dtype, shape, parts, parameter, stored, change)
 
-    def _together(self, group: Group) -> list[Output]:
-        shared = _Together(self._names, group, self._changes, self._written)
+    def _together(self, group: Group[StoredTensor]) -> list[Output]:
+        shared = _Together(self._names, group, self._changes, self._rounded, self._written)
         return [
             Output(stored.name, self._written(stored.dtype), stored.shape, (shared.part(stored.name),))
             for stored in group.tensors
@@ -216,11 +239,13 @@ class _Together:
     def __init__(
         self,
         names: Names,
-        group: Group,
+        group: Group[StoredTensor],
         changes: Mapping[str, Change],
+        rounded: Mapping[str, Rounding],
         written: Callable[[torch.dtype], torch.dtype],
     ) -> None:
-        self._names, self._group, self._changes, self._written = names, group, changes, written
+        self._names, self._group, self._written = names, group, written
+        self._changes, self._rounded = changes, rounded
         self._made: dict[str, torch.Tensor] = {}
         self._lock = Lock()
 
@@ -240,6 +265,8 @@ class _Together:
         work = [torch.promote_types(each.dtype, self._written(each.dtype)) for each in stored]
         read = (each.read().to(dtype, copy=True) for each, dtype in zip(stored, work, strict=True))
         parameters = self._names.gather(self._group, read)
+        for name in parameters.keys() & self._rounded.keys():
+            parameters[name] = self._rounded[name](parameters[name])
         for name in parameters.keys() & self._changes.keys():
             parameters[name] = self._changes[name].apply(parameters[name])
         made = self._names.scatter(self._group, parameters)
@@ -271,4 +298,6 @@ def _replaced(change: Change, work: torch.dtype, dtype: torch.dtype) -> Part:
 def _ranges(stored: StoredTensor) -> Iterator[slice]:
     """Rows that fit into `ROOM` together, or a few that do not; a tensor of no dimension is one row."""
     rows = stored.shape[0] if stored.shape else 1
+    if not stored.divisible:
+        return iter([slice(0, rows)])
     return pieces(rows, ROOM * rows // max(1, stored.size))

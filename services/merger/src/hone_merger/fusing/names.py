@@ -7,6 +7,7 @@ experts of a mixture), or one becomes several (transformers/conversion_mapping.p
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from transformers import PreTrainedModel
@@ -19,16 +20,30 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 
-from hone_merger.fusing.checkpoint import StoredTensor
+
+class Named(Protocol):
+    """A tensor of a checkpoint, by the name that it has there."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+Tensor = TypeVar("Tensor", bound=Named)
 
 
 @dataclass
-class Group:
+class Group(Generic[Tensor]):
     """Tensors of a checkpoint that are one or more parameters together."""
 
     key: str
     """The name that transformers gives them: the first parameter's."""
-    tensors: list[StoredTensor] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
     patterns: list[str] = field(default_factory=list)
     """Of each tensor, where the group has a converter: the converter's pattern that matched it."""
 
@@ -48,9 +63,9 @@ class Names:
         # As `from_pretrained` leaves it: what was used to load is what `revert_weight_conversion` reverts.
         model._weight_conversions = conversions
 
-    def group(self, tensors: Iterable[StoredTensor]) -> list[Group]:
+    def group(self, tensors: Iterable[Tensor]) -> list[Group[Tensor]]:
         """In the order of each group's first tensor; within a group as transformers puts experts together."""
-        groups: dict[str, Group] = {}
+        groups: dict[str, Group[Tensor]] = {}
         for tensor in tensors:
             key, pattern = self._parameter(tensor.name)
             group = groups.setdefault(key, Group(key))
@@ -64,7 +79,7 @@ class Names:
                 group.tensors, group.patterns = map(list, zip(*ordered, strict=True))
         return list(groups.values())
 
-    def gather(self, group: Group, tensors: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+    def gather(self, group: Group[Any], tensors: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Parameters by name; `tensors` are the group's, in its order."""
         if not group.patterns:
             [tensor] = tensors
@@ -75,12 +90,12 @@ class Names:
         made = converter.convert(group.key, model=self._model, config=self._model.config)
         return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
 
-    def shapes(self, group: Group) -> dict[str, tuple[int, ...]]:
+    def shapes(self, group: Group[Any]) -> dict[str, tuple[int, ...]]:
         """Of the parameters that `gather` makes, without reading a tensor."""
         empty = (torch.empty(each.shape, dtype=each.dtype, device="meta") for each in group.tensors)
         return {name: tuple(tensor.shape) for name, tensor in self.gather(group, empty).items()}
 
-    def scatter(self, group: Group, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def scatter(self, group: Group[Any], parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The group's tensors by the checkpoint's names, of their stored shapes; the reverse of `gather`."""
         if not group.patterns:
             return {group.tensors[0].name: parameters[group.key]}

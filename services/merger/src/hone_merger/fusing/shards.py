@@ -17,19 +17,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from queue import SimpleQueue
 
 import torch
 
 from hone_contract.artifact import write_atomically
 from hone_merger.fusing.checkpoint import DTYPES, INDEX, SINGLE
-from hone_merger.fusing.layout import ROOM, Output, Part
+from hone_merger.fusing.layout import ROOM, Output
 
 SHARD_BYTES = 5 * 10**9
 # What is computed ahead of what is written.
 _ROOMS = 8
 # For larger writes Linux takes larger pages into its cache. On a virtual machine whose free memory its host
 # has taken back, each must be fetched: 6 GB took 3 to 5 s in pieces of 64 KB, and 11 to 16 s in 8 MB.
-_WRITTEN_AT_ONCE = 64 * 2**10
+_WRITTEN_AT_ONCE = 256 * 2**10
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -69,11 +70,11 @@ def write_shards(shards: list[Shard], folder: Path, wrote: Callable[[int], None]
     """
     _clear(folder, shards)
     digests = {}
-    with _cores() as pool, ThreadPoolExecutor(1) as hasher:
+    with _cores() as pool:
         for shard in shards:
             digest = _finished(folder / shard.name)
             if digest is None:
-                digest = _write(shard, folder / shard.name, pool, hasher, wrote)
+                digest = _write(shard, folder / shard.name, pool, wrote)
             else:
                 wrote(shard.size)
             digests[shard.name] = digest
@@ -119,56 +120,80 @@ def _note(path: Path) -> Path:
     return path.with_name(f".{path.name}.sha256")
 
 
-def _write(
-    shard: Shard,
-    path: Path,
-    pool: ThreadPoolExecutor,
-    hasher: ThreadPoolExecutor,
-    wrote: Callable[[int], None],
-) -> str:
-    sha256 = hashlib.sha256()
+def _write(shard: Shard, path: Path, pool: ThreadPoolExecutor, wrote: Callable[[int], None]) -> str:
     unfinished = path.with_name(f".{path.name}.unfinished")
     header = _header(shard.outputs)
     with unfinished.open("wb", buffering=0) as file:
         # A full disk is told at once.
         os.posix_fallocate(file.fileno(), 0, len(header) + shard.size)
-        file.write(header)
-        hashed = hasher.submit(sha256.update, header)
-        free = [torch.empty(ROOM, dtype=torch.uint8) for _ in range(_ROOMS)]
-        last: list[torch.Tensor] = []
-        parts = (part for output in shard.outputs for part in output.parts)
-        for tensor, room in _in_order(parts, pool, free):
-            data = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
-            hashed.result()
-            free += last
-            hashed, last = hasher.submit(sha256.update, data), [room]
-            _write_all(file, data)
-            wrote(len(data))
-        hashed.result()
-        os.fsync(file.fileno())
+        with _Hashed(file) as hashed:
+            hashed.write(memoryview(header))
+            for tensor, give_back in _in_order(shard.outputs, pool):
+                data = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
+                hashed.write(data).add_done_callback(give_back)
+                wrote(len(data))
     unfinished.rename(path)
-    write_atomically(_note(path), sha256.hexdigest() + "\n")
-    return sha256.hexdigest()
+    write_atomically(_note(path), hashed.digest + "\n")
+    return hashed.digest
 
 
-def _write_all(file: FileIO, data: memoryview) -> None:
-    while data:
-        data = data[file.write(data[:_WRITTEN_AT_ONCE]) :]
+class _Hashed:
+    """A file that is hashed while it is written."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file, self._sha256 = file, hashlib.sha256()
+        self._hasher = ThreadPoolExecutor(1)
+
+    def write(self, data: memoryview) -> Future[None]:
+        """Written when it returns, and hashed when the result is done."""
+        hashed = self._hasher.submit(self._sha256.update, data)
+        left = data
+        while left:
+            left = left[self._file.write(left[:_WRITTEN_AT_ONCE]) :]
+        return hashed
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, hex, of what was written before it was closed."""
+        return self._sha256.hexdigest()
+
+    def __enter__(self) -> "_Hashed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hasher.shutdown()
 
 
 def _in_order(
-    parts: Iterable[Part], pool: ThreadPoolExecutor, free: list[torch.Tensor]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """What the parts make, computed ahead while there are free rooms; each with the room it may be in."""
-    pending: deque[tuple[Future[torch.Tensor], torch.Tensor]] = deque()
-    for part in parts:
-        while not free:
-            made, room = pending.popleft()
-            yield made.result(), room
-        room = free.pop()
-        pending.append((pool.submit(part, room), room))
-    for made, room in pending:
-        yield made.result(), room
+    outputs: Iterable[Output], pool: ThreadPoolExecutor
+) -> Iterator[tuple[torch.Tensor, Callable[[object], None]]]:
+    """What the outputs' parts make, computed ahead while rooms are free; each to be given back after its use.
+
+    A part that is larger than a room takes several, and one that is larger than all of them is alone.
+    """
+    free: SimpleQueue[torch.Tensor] = SimpleQueue()
+    for _ in range(_ROOMS):
+        free.put(torch.empty(ROOM, dtype=torch.uint8))
+    pending: deque[tuple[Future[torch.Tensor], list[torch.Tensor]]] = deque()
+    for output in outputs:
+        needed = min(_ROOMS, max(1, -(-output.size // (ROOM * len(output.parts)))))
+        for part in output.parts:
+            while free.qsize() < needed and pending:
+                yield _made(free, *pending.popleft())
+            rooms = [free.get() for _ in range(needed)]
+            pending.append((pool.submit(part, rooms[0]), rooms))
+    while pending:
+        yield _made(free, *pending.popleft())
+
+
+def _made(
+    free: "SimpleQueue[torch.Tensor]", part: "Future[torch.Tensor]", rooms: list[torch.Tensor]
+) -> tuple[torch.Tensor, Callable[[object], None]]:
+    def give_back(_: object) -> None:
+        for room in rooms:
+            free.put(room)
+
+    return part.result(), give_back
 
 
 def _header(outputs: list[Output]) -> bytes:

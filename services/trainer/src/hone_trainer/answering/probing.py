@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hone_contract.errors import BadInput
 from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER, sha256_of
-from hone_contract.probes import Probe, Probes
+from hone_contract.probes import Probe, Probes, mean_delta
 from hone_trainer.answering.scoring import say, score
 from hone_trainer.chat.chat_templates import Tools, client_messages
 from hone_trainer.chat.conversation import IGNORED, Sequence, render_prompt
@@ -78,8 +78,19 @@ def make_probes(
     return Probes(
         tokenizer_sha256=sha256_of(folder, TOKENIZER),
         chat_template_sha256=sha256_of(folder, CHAT_TEMPLATE),
-        probes=sorted(probes, key=_difference, reverse=True)[:_KEPT],
+        probes=sorted(probes, key=_effect, reverse=True)[:_KEPT],
     )
+
+
+def add_trained(probes: Probes, trained: Any) -> Probes:
+    """With what the model as it was trained, its base in 4 bits, makes of the answers."""
+    texts = [(probe.prompt_token_ids, probe.continuation_token_ids) for probe in probes.probes]
+    scores = score(trained, [_continuation(*text) for text in texts])
+    scored = [
+        probe.model_copy(update={"trained": each.logprobs})
+        for probe, each in zip(probes.probes, scores, strict=True)
+    ]
+    return probes.model_copy(update={"probes": scored})
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -103,10 +114,9 @@ def _question(tokenizer: PreTrainedTokenizerBase, record: Record) -> Question | 
     return Question(messages, record.tools, prompt, reference)
 
 
-def _difference(probe: Probe) -> float:
-    """Mean |log p(adapter) - log p(base)| over the continuation."""
-    deltas = [abs(a - b) for a, b in zip(probe.adapter, probe.base, strict=True)]
-    return sum(deltas) / max(1, len(deltas))
+def _effect(probe: Probe) -> float:
+    """How far the tuned model is from its base."""
+    return mean_delta([probe.adapter], [probe.base])
 
 
 def _continuation(prompt: list[int], answer: list[int]) -> Sequence:

@@ -8,10 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER_FILES
 from hone_contract.probes import write_probes
-from hone_trainer.answering.probing import Question, end_tokens, make_probes, questions
+from hone_trainer.answering.probing import Question, add_trained, end_tokens, make_probes, questions
 from hone_trainer.answering.scoring import say
 from hone_trainer.chat.chat_templates import load_tokenizer
-from hone_trainer.models import Pair, open_pair, pick_dtype
+from hone_trainer.models import Pair, load_trained, open_pair, pick_dtype
 from hone_trainer.plan import Plan
 from hone_trainer.record import Record, load_records
 from hone_trainer.reporting.run_report import Sample
@@ -23,15 +23,21 @@ _SAMPLE_TOKENS = 48
 def finish(plan: Plan, folder: Path) -> list[Sample]:
     """Add tokenizer and probes to the trained files in `folder`; returns samples for the report.
 
-    The probes come from the files themselves, on the base as it is in the store: also where training had it
-    in 4 bits, since a server will not.
+    The probes come from the files themselves, on the base as it is in the store, since a server has it so.
+    Where training had it in 4 bits, the probes have what the model was then, too.
     """
     _write_tokenizer(plan, folder)
     tokenizer = load_tokenizer(plan.base.path, plan.chat_template)
     asked = questions(tokenizer, _records(plan))
-    pair = open_pair(folder, plan.base.path, pick_dtype(plan.spec.training))
-    write_probes(folder, make_probes(pair, tokenizer, folder, asked))
-    return _samples(pair, tokenizer, asked[:_SAMPLES])
+    dtype = pick_dtype(plan.spec.training)
+    pair = open_pair(folder, plan.base.path, dtype)
+    probes = make_probes(pair, tokenizer, folder, asked)
+    samples = _samples(pair, tokenizer, asked[:_SAMPLES])
+    del pair
+    if plan.spec.method == "qlora":
+        probes = add_trained(probes, load_trained(folder, plan.base.path, dtype))
+    write_probes(folder, probes)
+    return samples
 
 
 def _records(plan: Plan) -> list[Record]:
