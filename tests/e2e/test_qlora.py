@@ -12,6 +12,7 @@ import pytest
 from chain import ROOT, Demo, hone_server, without_settings
 
 from hone_contract.artifact import Artifact, open_artifact
+from hone_contract.probes import mean_delta, read_probes
 from hone_contract.store import Store
 
 pytestmark = pytest.mark.chain
@@ -49,10 +50,22 @@ def test_it_learns(adapter: Artifact) -> None:
     assert adapter.manifest.tools["bitsandbytes"]
 
 
+def test_its_probes_have_the_model_as_it_was_trained(adapter: Artifact) -> None:
+    probes = read_probes(adapter.path)
+    assert probes.trained_in_4_bits
+    on_the_base_as_it_is = [probe.adapter for probe in probes.probes]
+    assert mean_delta([probe.trained or [] for probe in probes.probes], on_the_base_as_it_is) > 0.01
+
+
 def test_it_is_fused_and_served_as_what_was_trained(adapter: Artifact, store: Store, tmp_path: Path) -> None:
     model = _command("hone_merger", store, "merge", adapter.manifest.id)
     config = json.loads((store.root / "models" / model / "config.json").read_text(encoding="utf-8"))
     assert "quantization_config" not in config
+    report = json.loads((store.root / "models" / model / "merge_report.json").read_text(encoding="utf-8"))
+    distances = report["weights"]["mean_delta_from_trained"]
+    # bitsandbytes' own layers trained it; what is left between them and the model is bfloat16.
+    assert report["weights"]["base_weights"] == "dequantized"
+    assert distances["dequantized"] < 0.25 * distances["original"]
     with hone_server(store.root, tmp_path / "log", "--model", "in-four-bits") as server:
         ready = server.wait_until_ready()
         assert ready["gate"]["passed"] is True  # type: ignore[index]
