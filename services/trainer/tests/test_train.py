@@ -18,7 +18,7 @@ from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.events import Event, RunStatus, StepMetrics
 from hone_contract.model_files import TOKENIZER_FILES, sha256_of
-from hone_contract.probes import Probe, read_probes
+from hone_contract.probes import Probe, mean_delta, read_probes
 from hone_contract.spec_file import load_run_spec
 from hone_contract.store import Store
 from hone_trainer.base import import_base, locate
@@ -288,12 +288,31 @@ def test_a_layer_that_the_base_lacks_is_told(tmp_path: Path, llama_folder: Path,
         train_here(tmp_path, llama_folder, f"lora: {{target_modules: {targets}}}\n", questions(2))
 
 
-@pytest.mark.parametrize("layer", ["embed_tokens", "model.embed_tokens", "lm_head"])
-def test_tied_embeddings_are_refused_before_the_training_that_could_not_be_merged(
-    tmp_path: Path, qwen_folder: Path, layer: str
+def test_an_adapter_of_the_output_head_is_refused(
+    tmp_path: Path, llama_folder: Path, qwen_folder: Path
 ) -> None:
-    with pytest.raises(BadConfiguration, match=f"'{layer}' cannot be merged on this base, which ties its"):
-        train_here(tmp_path, qwen_folder, f"lora: {{target_modules: [q_proj, {layer}]}}\n", questions(2))
+    for base in (llama_folder, qwen_folder):
+        with pytest.raises(BadConfiguration, match=r"output head, 'lm_head', .* lora\.modules_to_save"):
+            train_here(tmp_path, base, "lora: {target_modules: [q_proj, lm_head]}\n", questions(2))
+
+
+@pytest.mark.chain
+@pytest.mark.parametrize(
+    "lora",
+    [
+        "target_modules: [q_proj, embed_tokens]",
+        "target_modules: [q_proj], modules_to_save: [lm_head]",
+    ],
+)
+def test_tied_embeddings_get_an_adapter_of_their_own(tmp_path: Path, qwen_folder: Path, lora: str) -> None:
+    spec = f"lora: {{{lora}}}\ntraining: {{epochs: 4, learning_rate: 1e-2}}\n"
+    adapter = train_here(tmp_path, qwen_folder, spec, questions(6))
+    metrics = adapter.manifest.metrics
+    assert metrics["eval_loss_after"] < metrics["eval_loss_before"]
+    probes = read_probes(adapter.path).probes
+    assert mean_delta([probe.adapter for probe in probes], [probe.base for probe in probes]) > 0.01
+    with safe_open(adapter.path / "adapter_model.safetensors", "numpy") as file:
+        assert any("embed_tokens" in name or "lm_head" in name for name in file.keys())
 
 
 def test_a_record_that_is_too_long_is_told_with_its_line(tmp_path: Path, llama_folder: Path) -> None:

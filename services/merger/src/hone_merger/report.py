@@ -7,8 +7,10 @@ and memory are in the manifest's metrics.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from hone_contract.artifact import write_atomically
+from hone_contract.errors import BadInput
 from hone_merger.plan import Plan
 
 FILE_NAME = "merge_report.json"
@@ -28,3 +30,12 @@ def write_report(
         "probes": dict(distances),
     }
     write_atomically(folder / FILE_NAME, json.dumps(report, indent=2) + "\n")
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """Raises BadInput when the model has none."""
+    try:
+        report: dict[str, Any] = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{folder / FILE_NAME} cannot be read: {error}; merge the model again") from error
+    return report

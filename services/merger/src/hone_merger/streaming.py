@@ -19,7 +19,7 @@ from hone_merger.fusing.checkpoint import stored_tensors
 from hone_merger.fusing.names import Group, Named, Names
 
 # Rows of a linear layer that are in float32 at once, by elements.
-_AT_ONCE = 8 * 1024 * 1024
+_AT_ONCE = 2 * 1024 * 1024
 
 
 class Readable(Named, Protocol):
@@ -119,8 +119,11 @@ def _linear(parameters: dict[str, str], weights: _Weights) -> Callable[[torch.Te
     def forward(states: torch.Tensor) -> torch.Tensor:
         weight: Any = weights.read(parameters["weight"])
         rows = max(1, _AT_ONCE // weight.shape[1])
-        made = torch.cat([functional.linear(states, some.float()) for some in weight.split(rows)], dim=-1)
-        return made if "bias" not in parameters else made + weights.read(parameters["bias"]).float()
+        made = states.new_empty(*states.shape[:-1], len(weight))
+        for first in range(0, len(weight), rows):
+            some = weight[first : first + rows].float()
+            made[..., first : first + rows] = functional.linear(states, some)
+        return made if "bias" not in parameters else made.add_(weights.read(parameters["bias"]).float())
 
     return forward
 

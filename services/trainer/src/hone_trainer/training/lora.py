@@ -11,21 +11,22 @@ from hone_contract.errors import BadConfiguration
 from hone_contract.run_spec import LoraSpec
 from hone_trainer.layer_names import PROJECTIONS, is_named, matches
 
-_TIED = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 _ADAPTABLE = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
 
 
 def lora_config(model: Any, lora: LoraSpec) -> LoraConfig:
     """PEFT's configuration of the adapter for this base.
 
-    Raises BadConfiguration for a layer that the base lacks or whose adapter could not be merged.
+    Raises BadConfiguration for a layer that the base lacks, or whose adapter would not be trained.
     """
     targets = list(PROJECTIONS) if lora.target_modules == "projections" else lora.target_modules
     layers = [name for name, module in model.named_modules() if isinstance(module, _ADAPTABLE)]
-    _check_names(model, "target_modules", layers, [] if isinstance(targets, str) else targets)
+    _check_names("target_modules", layers, [] if isinstance(targets, str) else targets)
     every = [name for name, _ in model.named_modules()]
-    _check_names(model, "modules_to_save", every, lora.modules_to_save)
+    _check_names("modules_to_save", every, lora.modules_to_save)
     adapted = [name for name in layers if isinstance(targets, str) or is_named(name, targets)]
+    if not isinstance(targets, str):
+        _check_head(model, adapted)
     for field in ("rank_pattern", "alpha_pattern"):
         _check_patterns(field, getattr(lora, field), adapted)
     return LoraConfig(
@@ -43,16 +44,21 @@ def lora_config(model: Any, lora: LoraSpec) -> LoraConfig:
     )
 
 
-def _check_names(model: Any, field: str, layers: list[str], names: list[str]) -> None:
+def _check_names(field: str, layers: list[str], names: list[str]) -> None:
     """PEFT passes over a layer that the base has not, as long as it has another of the list."""
     for name in names:
         if not any(is_named(layer, [name]) for layer in layers):
             known = ", ".join(sorted({layer.rpartition(".")[2] for layer in layers} - {""}))
             raise BadConfiguration(f"lora.{field}: the base has no layer {name!r}; it has {known}")
-        if name.rpartition(".")[2] in _TIED and model.config.tie_word_embeddings:
+
+
+def _check_head(model: Any, adapted: list[str]) -> None:
+    """TRL refuses it, since the loss is made from the head's own weights."""
+    for name in adapted:
+        if model.get_submodule(name) is model.get_output_embeddings():
             raise BadConfiguration(
-                f"lora.{field}: {name!r} cannot be merged on this base, which ties its input and output "
-                "embeddings; leave it out"
+                f"lora.target_modules: an adapter of the output head, {name!r}, would not be trained; leave "
+                "it out, or train the head as a whole with lora.modules_to_save"
             )
 
 

@@ -1,0 +1,88 @@
+"""`hone-merger verify`: whether a model in the store still is what its merge proved it to be."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from hone_contract.artifact import Artifact, held, open_artifact
+from hone_contract.errors import ArtifactMissing, BadInput
+from hone_contract.events import Reporter
+from hone_contract.probes import mean_delta, read_probes
+from hone_contract.store import Store
+from hone_merger.content import plan_content
+from hone_merger.plan import Dtype, Plan, make_plan
+from hone_merger.report import read_report
+from hone_merger.streaming import score_all, streamed
+
+# Nats: the same weights on another processor, whose sums are rounded in another order.
+_ALLOWED = 0.01
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model was made from, as far as the store still has it."""
+
+    plan: Plan | None
+    """None: adapter or base is gone."""
+    missing: str = ""
+    """What is gone."""
+
+
+def verify(model: Artifact, store: Store, reporter: Reporter) -> Mapping[str, object]:
+    """Read every byte, compute samples once more from adapter and base, and score the probes once more.
+
+    `model` was opened with its digests compared. Where adapter or base is gone, or now another, samples are
+    not computed, and the result says so. Raises BadInput when the model is not what was merged.
+    """
+    parts = _parts(model, store)
+    with held(model.path):
+        found = {"files": len(model.manifest.files), **_recompute(model, parts, reporter), **_score(model)}
+    reporter.tell("verified", f"model {model.manifest.id} is what was merged", id=model.manifest.id)
+    return found
+
+
+def _parts(model: Artifact, store: Store) -> Parts:
+    report = read_report(model.path)
+    name = model.manifest.id.partition("/")[0]
+    [run_id] = [source.id for role, source in model.manifest.lineage.items() if role != "base"]
+    dtype = report["dtype"] if report["dtype"] in get_args(Dtype) else None
+    try:
+        plan = make_plan(
+            store,
+            run_id,
+            name,
+            dtype=dtype,
+            base_weights=report["weights"].get("base_weights"),
+            force_base=report["another_base_was_forced"],
+        )
+        open_artifact(plan.base.path, "base", digests=True)
+    except ArtifactMissing as error:
+        return Parts(None, str(error))
+    if plan.lineage != model.manifest.lineage:
+        return Parts(
+            None, f"{run_id} or its base in the store is not the one that {model.path} was made from"
+        )
+    return Parts(plan)
+
+
+def _recompute(model: Artifact, parts: Parts, reporter: Reporter) -> Mapping[str, object]:
+    if parts.plan is None:
+        told = f"not recomputed from adapter and base: {parts.missing}"
+        reporter.tell("not_recomputed", told, level="warning")
+        return {"not_recomputed": parts.missing}
+    with held(parts.plan.base.path), held(parts.plan.tuned.path):
+        return plan_content(parts.plan, reporter).check(model.path)
+
+
+def _score(model: Artifact) -> Mapping[str, object]:
+    probes = read_probes(model.path).probes
+    texts = [(probe.prompt_token_ids, probe.continuation_token_ids) for probe in probes]
+    recorded: Any = [probe.merged for probe in probes]
+    distance = mean_delta(score_all(streamed(model.path), texts), recorded)
+    if distance > _ALLOWED:
+        raise BadInput(
+            f"{model.path}: its logprobs on the probes are {distance:.4f} away from those that its merge "
+            f"recorded (allowed: {_ALLOWED}), though its bytes are the same; this machine computes "
+            "otherwise, or another version of transformers does"
+        )
+    return {"probes": len(probes), "mean_delta_from_recorded": distance}
