@@ -92,9 +92,7 @@ def test_the_adapter_is_added_to_what_4_bits_leave_and_rounded_once(
         assert torch.equal(written[name].read(), merged[name].to(dtype)), name
 
 
-def test_what_is_planned_says_what_the_model_in_4_bits_says(
-    base: Artifact, adapter: Artifact
-) -> None:
+def test_what_is_planned_says_what_the_model_in_4_bits_says(base: Artifact, adapter: Artifact) -> None:
     probes = read_probes(adapter.path).probes
     layout = plan_layout(base.path, adapter.path, torch.float32, dequantized=True)
     loaded = PeftModel.from_pretrained(in_4_bits(base.path), str(adapter.path)).eval()

@@ -1,16 +1,27 @@
 """`hone-merger`: everything is parsed and validated before torch is imported."""
 
 import argparse
+import json
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from hone_contract.artifact import Artifact, open_artifact
+from hone_contract.artifact import Artifact, held, open_artifact
 from hone_contract.edge import Parser, run
 from hone_contract.errors import ArtifactExists, BadConfiguration, RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.store import Store
 from hone_merger.adapter_config import check_adapter, named_base
+from hone_merger.lookup import find_artifact, find_model
 from hone_merger.plan import BaseWeights, Dtype, make_plan
+from hone_merger.publishing.archive import write_archive
+from hone_merger.publishing.bundle import make_bundle
+from hone_merger.publishing.folder import write_folder
+from hone_merger.publishing.gguf import CONVERTER, GgufType, find_converter, write_gguf
+from hone_merger.publishing.hub import check_hub, upload
+from hone_merger.publishing.place import check_place
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[Parser]
 
 
 def main() -> None:
@@ -69,7 +80,42 @@ def _parser() -> Parser:
         "--qlora", action="store_true", help="its base was in 4 bits (NF4, double quantisation) in training"
     )
     command.set_defaults(act=_import_adapter)
+    _add_verify(commands)
+    _add_publish(commands)
     return parser
+
+
+def _add_verify(commands: "Commands") -> None:
+    command = commands.add_parser("verify", help="look at a merged model once more; prints JSON")
+    command.add_argument(
+        "model", metavar="MODEL", help="NAME, whose live version it is then, or NAME/VERSION"
+    )
+    command.set_defaults(act=_verify)
+
+
+def _add_publish(commands: "Commands") -> None:
+    command = commands.add_parser("publish", help="a model or an adapter leaves the store, with a card")
+    command.add_argument(
+        "artifact", metavar="WHAT", help="a model, NAME or NAME/VERSION, or an adapter by its id"
+    )
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("--hub", metavar="OWNER/NAME", help="to a repository on the Hub, with HF_TOKEN")
+    where.add_argument("--folder", type=Path, help="to a new folder, ready for Git LFS")
+    where.add_argument("--archive", type=Path, help="to a .tar or .tar.gz file, with its digest beside it")
+    where.add_argument("--gguf", type=Path, help="to one file for llama.cpp, by its converter")
+    command.add_argument(
+        "--public", action="store_true", help="a new repository is public (default: private)"
+    )
+    command.add_argument(
+        "--with-probes", action="store_true", help="probes.json too, which has conversations from the data"
+    )
+    command.add_argument(
+        "--gguf-type", choices=get_args(GgufType), default="bf16", help="number format (default: bf16)"
+    )
+    command.add_argument(
+        "--converter", type=Path, help=f"llama.cpp's {CONVERTER} (default: in $LLAMA_CPP, or on PATH)"
+    )
+    command.set_defaults(act=_publish)
 
 
 def _merge(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
@@ -119,6 +165,34 @@ def _import_adapter(options: argparse.Namespace, store: Store, reporter: Reporte
     adapter = import_adapter(options.folder, base, options.name, store, qlora=options.qlora)
     reporter.tell("adapter_ready", f"adapter {adapter.manifest.id}", id=adapter.manifest.id)
     print(adapter.manifest.id)
+
+
+def _verify(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
+    model = find_model(store, options.model)
+    from hone_merger.verify import verify
+
+    print(json.dumps(verify(model, store, reporter)))
+
+
+def _publish(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
+    for place in filter(None, (options.folder, options.archive, options.gguf)):
+        check_place(place, store)
+    token = check_hub(options.hub) if options.hub else ""
+    converter = find_converter(options.converter) if options.gguf else None
+    artifact = find_artifact(store, options.artifact)
+    with held(artifact.path):
+        reporter.tell("publishing", f"publishing {artifact.manifest.kind} {artifact.manifest.id}")
+        if converter is not None:
+            where: object = write_gguf(artifact, options.gguf, options.gguf_type, converter, store)
+        else:
+            bundle = make_bundle(artifact, store, with_probes=options.with_probes)
+            if options.hub:
+                where = upload(bundle, options.hub, token, public=options.public)
+            else:
+                write = write_folder if options.folder else write_archive
+                where = write(bundle, options.folder or options.archive, store, reporter)
+    reporter.tell("published", f"{artifact.manifest.id} is at {where}")
+    print(where)
 
 
 def _open_base(name: str | None, folder: Path, store: Store) -> Artifact:

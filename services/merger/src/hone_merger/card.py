@@ -1,4 +1,4 @@
-"""README.md of a merged model: the model card that the Hub shows, and whoever finds the folder reads.
+"""README.md of a model or an adapter: the card that the Hub shows, and whoever finds the folder reads.
 
 Its first lines are the Hub's metadata (https://huggingface.co/docs/hub/model-cards).
 """
@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 
 from hone_contract.errors import HoneError
+from hone_contract.hub import hub_repository
 from hone_contract.manifest import Source
 from hone_contract.store import Store
 from hone_merger.plan import Plan
@@ -35,11 +36,37 @@ def model_card(plan: Plan, store: Store, distances: Mapping[str, float]) -> str:
     )
 
 
-def _metadata(plan: Plan) -> Iterator[str]:
+def adapter_card(plan: Plan, store: Store) -> str:
+    """The same of an adapter that is published without its base."""
+    hub = _hub_name(plan) or plan.base.manifest.id
+    return "\n".join(
+        [
+            *_metadata(plan, "peft"),
+            f"# {plan.name}",
+            "",
+            "A LoRA adapter made with Hone. It works on the base that it was trained on, and no other.",
+            "",
+            *_lineage(plan),
+            *_data(plan, store),
+            *_learned(plan.tuned.manifest.metrics),
+            "```python",
+            f"model = AutoModelForCausalLM.from_pretrained({json.dumps(hub)})",
+            'model = PeftModel.from_pretrained(model, "./")  # this folder',
+            "```",
+            "",
+            "```sh",
+            f"vllm serve {hub} --enable-lora --lora-modules {plan.name}=./",
+            "```",
+            "",
+        ]
+    )
+
+
+def _metadata(plan: Plan, library: str = "transformers") -> Iterator[str]:
     yield "---"
     if (hub := _hub_name(plan)) is not None:
         yield f"base_model: {json.dumps(hub)}"
-    yield "library_name: transformers"
+    yield f"library_name: {library}"
     yield "pipeline_tag: text-generation"
     yield f"tags: [hone, {'lora' if plan.kind == 'adapter' else 'full-fine-tuning'}]"
     yield "---"
@@ -47,8 +74,7 @@ def _metadata(plan: Plan) -> Iterator[str]:
 
 def _hub_name(plan: Plan) -> str | None:
     """None: the base does not come from the Hub."""
-    location = plan.base.manifest.lineage.get("source", Source(id="")).id
-    return location.removeprefix("hub:").partition("@")[0] if location.startswith("hub:") else None
+    return hub_repository(plan.base.manifest.lineage.get("source", Source(id="")).id)
 
 
 def _made(plan: Plan) -> str:

@@ -1,6 +1,5 @@
 """The Hugging Face Hub, as far as a base model needs it."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from huggingface_hub.errors import (
 )
 
 from hone_contract.errors import BadConfiguration, RetryableFailure
+from hone_contract.hub import hub_token
 
 
 def download(repository: str, revision: str | None, patterns: Sequence[str], target: Path) -> str:
@@ -23,7 +23,7 @@ def download(repository: str, revision: str | None, patterns: Sequence[str], tar
     The token comes from HF_TOKEN or HUGGINGFACE_HUB_TOKEN. Raises BadConfiguration for an unknown
     repository or revision, RetryableFailure when the Hub does not answer.
     """
-    token = os.environ.get("HF_TOKEN") or os.environ.get("HUGGINGFACE_HUB_TOKEN") or None
+    token = hub_token()
     try:
         commit = huggingface_hub.HfApi(token=token).model_info(repository, revision=revision).sha
         huggingface_hub.snapshot_download(

@@ -4,7 +4,6 @@ Each file is read as a stream of its own, so that a row has the number that it h
 and they are mixed here: `datasets` numbers rows after it has shuffled them.
 """
 
-import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from huggingface_hub.errors import (
 
 from hone_contract.data_spec import SourceSpec
 from hone_contract.errors import BadConfiguration, BadInput, RetryableFailure
+from hone_contract.hub import hub_token
 from hone_trainer.data.rows import Row
 
 _BUFFER = 10_000
@@ -39,7 +39,7 @@ def resolve(repository: str, revision: str | None) -> str:
     dataset or revision, RetryableFailure when the Hub does not answer.
     """
     try:
-        return str(huggingface_hub.HfApi(token=_token()).dataset_info(repository, revision=revision).sha)
+        return str(huggingface_hub.HfApi(token=hub_token()).dataset_info(repository, revision=revision).sha)
     except (HFValidationError, RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise BadConfiguration(
             f"data.sources: the Hub has no dataset {repository!r} (revision {revision or 'default'}) for "
@@ -90,7 +90,7 @@ def _open(source: SourceSpec, commit: str) -> tuple[list[str], IterableDataset]:
     try:
         # The scheme keeps a folder of that name here from being taken for it.
         path = f"hf://datasets/{source.hub}"
-        builder = load_dataset_builder(path, source.config, revision=commit, token=_token())
+        builder = load_dataset_builder(path, source.config, revision=commit, token=hub_token())
         splits: dict[str, list[str]] = builder.config.data_files
         if source.split not in splits:
             raise ValueError(f"has no split {source.split!r}; it has {', '.join(map(str, splits))}")
@@ -125,10 +125,6 @@ def _told(repository: str) -> Iterator[None]:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def _token() -> str | None:
-    return os.environ.get("HF_TOKEN") or os.environ.get("HUGGINGFACE_HUB_TOKEN") or None
 
 
 def _unreachable(repository: str, error: Exception) -> RetryableFailure:

@@ -1,0 +1,58 @@
+"""One tar file for a release: the same artifact gives the same bytes, whenever and by whomever it is made."""
+
+import gzip
+import io
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from hone_contract.events import Reporter
+from hone_contract.progress import Progress
+from hone_contract.store import Store
+from hone_merger.publishing.bundle import Bundle, Item
+from hone_merger.publishing.place import becoming, check_place, check_room, write_digest
+
+
+def write_archive(bundle: Bundle, target: Path, store: Store, reporter: Reporter) -> Path:
+    """With one folder in it; compressed when its name ends with .gz, which gains little on weights.
+
+    Its digest is beside it, for `sha256sum -c`. Raises as `check_place` and `check_room` do.
+    """
+    place = check_place(target, store)
+    check_room(place, bundle.size)
+    time = int(bundle.artifact.manifest.created_at.timestamp())
+    with (
+        Progress("archiving", "B", bundle.size, reporter) as progress,
+        becoming(place) as partial,
+        _stream(partial, place.name.endswith(".gz"), time) as stream,
+        tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for item in bundle.items:
+            with _content(item) as file:
+                archive.addfile(_entry(bundle, item, time), file)
+            progress.advance(item.size)
+    write_digest(place)
+    return place
+
+
+@contextmanager
+def _stream(path: Path, compressed: bool, time: int) -> Iterator[IO[bytes]]:
+    with path.open("wb") as file:
+        if not compressed:
+            yield file
+            return
+        # Without a name and with a fixed time, which gzip would otherwise write into its header.
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=time) as packed:
+            yield packed  # type: ignore[misc]
+
+
+def _content(item: Item) -> IO[bytes]:
+    return io.BytesIO(item.content) if isinstance(item.content, bytes) else item.content.open("rb")
+
+
+def _entry(bundle: Bundle, item: Item, time: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(f"{bundle.title}/{item.name}")
+    entry.size, entry.mtime, entry.mode = item.size, time, 0o644
+    return entry

@@ -1,0 +1,82 @@
+"""The files that are published.
+
+Probes are conversations from the user's data, so they stay in the store unless they are asked for. The
+manifest stays too, since it lists them; a file for GNU coreutils' `sha256sum -c` takes its place.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from hone_contract.artifact import Artifact, open_artifact
+from hone_contract.hub import hub_repository
+from hone_contract.manifest import Source
+from hone_contract.probes import FILE_NAME as PROBES
+from hone_contract.store import Store, run_name
+from hone_merger.adapter_config import CONFIG
+from hone_merger.card import FILE_NAME as CARD
+from hone_merger.card import adapter_card
+from hone_merger.plan import Plan
+
+SUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file."""
+
+    name: str
+    content: Path | bytes
+    """In the store, or made for this."""
+    size: int
+    """Bytes."""
+    digest: str
+    """SHA-256, hex."""
+
+    @classmethod
+    def made(cls, name: str, text: str) -> "Item":
+        content = text.encode("utf-8")
+        return cls(name, content, len(content), hashlib.sha256(content).hexdigest())
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What is published of an artifact."""
+
+    artifact: Artifact
+    title: str
+    """A name for files and folders."""
+    items: list[Item]
+    """By name; the last is SHA256SUMS."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return sum(item.size for item in self.items)
+
+
+def make_bundle(artifact: Artifact, store: Store, *, with_probes: bool = False) -> Bundle:
+    """Raises ArtifactMissing when an adapter's base is no longer in the store: its card names the base."""
+    items = {
+        entry.path: Item(entry.path, artifact.path / entry.path, entry.size, entry.sha256)
+        for entry in artifact.manifest.files
+        if with_probes or entry.path != PROBES
+    }
+    if artifact.manifest.kind == "adapter":
+        items |= {item.name: item for item in _of_adapter(artifact, store)}
+    listed = [items[name] for name in sorted(items)]
+    sums = "".join(f"{item.digest}  {item.name}\n" for item in listed)
+    title = artifact.manifest.id.replace("/", "-")
+    return Bundle(artifact, title, [*listed, Item.made(SUMS, sums)])
+
+
+def _of_adapter(adapter: Artifact, store: Store) -> list[Item]:
+    """Its card, and its configuration with a base that others can find."""
+    base = open_artifact(store.base(adapter.manifest.lineage["base"].id), "base")
+    card = adapter_card(Plan(adapter, base, run_name(adapter.manifest.id), adapter.manifest.id), store)
+    config = json.loads((adapter.path / CONFIG).read_text(encoding="utf-8"))
+    repository = hub_repository(base.manifest.lineage.get("source", Source(id="")).id)
+    if repository is not None:
+        config["base_model_name_or_path"] = repository
+    return [Item.made(CARD, card), Item.made(CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")]

@@ -1,0 +1,59 @@
+"""One file for llama.cpp, made by llama.cpp's own converter, which this package does not bring."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal
+
+from hone_contract.artifact import Artifact
+from hone_contract.errors import BadConfiguration, BadInput
+from hone_contract.store import Store
+from hone_merger.publishing.place import becoming, check_place, check_room, write_digest
+
+GgufType = Literal["f32", "f16", "bf16", "q8_0"]
+CONVERTER = "convert_hf_to_gguf.py"
+
+
+def find_converter(named: Path | None) -> Path:
+    """The script as named, or in the folder $LLAMA_CPP, or on PATH. Raises BadConfiguration without one."""
+    folder = os.environ.get("LLAMA_CPP")
+    on_path = shutil.which(CONVERTER)
+    candidates = [named, Path(folder) / CONVERTER if folder else None, Path(on_path) if on_path else None]
+    chosen = next((each for each in candidates if each is not None), None)
+    if chosen is None:
+        raise BadConfiguration(
+            f"--gguf needs llama.cpp's {CONVERTER}, which is not here: git clone "
+            "https://github.com/ggml-org/llama.cpp, pip install -r llama.cpp/requirements.txt, and set "
+            "LLAMA_CPP to that folder (or name the script with --converter)"
+        )
+    if not chosen.is_file():
+        raise BadConfiguration(f"there is no converter {chosen}")
+    return chosen
+
+
+def write_gguf(model: Artifact, target: Path, kind: GgufType, converter: Path, store: Store) -> Path:
+    """Raises BadConfiguration for an adapter, BadInput with the converter's last words when it fails."""
+    if model.manifest.kind != "model":
+        raise BadConfiguration(
+            f"{model.manifest.id} is an adapter; `hone-merger merge {model.manifest.id}` makes a model of "
+            "it, which can be converted"
+        )
+    place = check_place(target, store)
+    check_room(place, sum(entry.size for entry in model.manifest.files))
+    with becoming(place) as partial:
+        command = [sys.executable, str(converter), str(model.path), "--outfile", str(partial)]
+        done = subprocess.run(
+            [*command, "--outtype", kind],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        if done.returncode or not partial.is_file():
+            last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
+            raise BadInput(f"{converter.name} could not convert {model.manifest.id}: {last[:300]}")
+    write_digest(place)
+    return place

@@ -1,0 +1,58 @@
+"""Where a published file or folder goes: beside everything else, whole or not at all."""
+
+import hashlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hone_contract.artifact import write_atomically
+from hone_contract.errors import BadConfiguration, RetryableFailure
+from hone_contract.store import Store
+
+
+def check_place(target: Path, store: Store) -> Path:
+    """The absolute path. Raises BadConfiguration for one in the store, or that is taken, or has no folder."""
+    place = target.expanduser().resolve()
+    root = store.root.resolve()
+    if place == root or root in place.parents:
+        raise BadConfiguration(f"{target} is in the store {store.root}, which only Hone writes; name another")
+    if place.is_dir() and not any(place.iterdir()):
+        return place
+    if place.exists():
+        raise BadConfiguration(f"{target} is there already; remove it or name another")
+    if not place.parent.is_dir():
+        raise BadConfiguration(f"{place.parent} is no folder; make it first")
+    return place
+
+
+def check_room(place: Path, size: int) -> None:
+    """Raises RetryableFailure when `size` bytes have no room."""
+    free = shutil.disk_usage(place.parent).free
+    if size > free:
+        raise RetryableFailure(
+            f"{place.parent} has {free / 1e9:.1f} GB left, and this takes {size / 1e9:.1f} GB; make room"
+        )
+
+
+@contextmanager
+def becoming(place: Path) -> Iterator[Path]:
+    """A path to write a file or folder at, which has the place's name only when it is whole."""
+    partial = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
+    try:
+        yield partial
+        if place.is_dir():
+            place.rmdir()
+        partial.rename(place)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        partial.unlink(missing_ok=True)
+
+
+def write_digest(place: Path) -> None:
+    """`<name>.sha256` beside the file, for `sha256sum -c`."""
+    with place.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    write_atomically(place.with_name(f"{place.name}.sha256"), f"{digest}  {place.name}\n")

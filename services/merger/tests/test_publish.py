@@ -1,0 +1,315 @@
+"""What leaves the store: by the real command, and looked at as whoever receives it would."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from merger_cli import HEAVY, Outcome, refusal, run_merger
+from merger_hub import TOKEN, Hub, taking_uploads
+from merger_tiny import HUB_NAME, bytes_of
+from merger_weights import seal_weights, weights_folder
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hone_contract.artifact import FILE_NAME as MANIFEST
+from hone_contract.artifact import Artifact, draft, open_artifact, seal
+from hone_contract.errors import BadConfiguration, RetryableFailure
+from hone_contract.events import Reporter
+from hone_contract.manifest import Source
+from hone_contract.store import Store
+from hone_merger.lookup import find_artifact
+from hone_merger.merge import merge
+from hone_merger.plan import make_plan
+from hone_merger.publishing.bundle import make_bundle
+from hone_merger.publishing.folder import write_folder
+from hone_merger.publishing.gguf import CONVERTER
+from hone_merger.publishing.place import becoming, check_place, check_room
+
+REPOSITORY = "somebody/some-model"
+STAND_IN = """\
+import argparse, pathlib, sys
+parser = argparse.ArgumentParser()
+parser.add_argument("model", type=pathlib.Path)
+parser.add_argument("--outfile", type=pathlib.Path)
+parser.add_argument("--outtype")
+options = parser.parse_args()
+print("reading", options.model)
+if options.outtype == "q8_0":
+    sys.exit("Model architecture is not supported")
+options.outfile.write_bytes(b"GGUF" + options.outtype.encode() + (options.model / "config.json").read_bytes())
+"""
+
+
+@pytest.fixture
+def model(filled: Store, adapter: Artifact) -> Artifact:
+    """A merged model, which is live."""
+    plan = make_plan(filled, adapter.manifest.id, "sky")
+    merged = merge(plan, filled, Reporter("merger"))
+    filled.point_live("sky", plan.version)
+    return merged
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with taking_uploads() as hub:
+        yield hub
+
+
+def published(tmp_path: Path, *arguments: str | Path, **environment: str) -> Outcome:
+    outcome = run_merger(tmp_path, "publish", *arguments, **environment)
+    assert outcome.code == 0, outcome.err
+    assert not outcome.imported & HEAVY
+    return outcome
+
+
+def verified(folder: Path) -> None:
+    """By coreutils, that every file but the list itself and Git's is as SHA256SUMS says."""
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    listed = {line.partition(":")[0] for line in done.stdout.splitlines()}
+    assert listed == {path.name for path in folder.iterdir()} - {"SHA256SUMS", ".gitattributes"}
+
+
+def expected(artifact: Artifact, *without: str) -> dict[str, bytes]:
+    kept = bytes_of(artifact.path)
+    return {name: data for name, data in kept.items() if name not in {MANIFEST, "probes.json", *without}}
+
+
+def test_a_folder_has_the_model_and_no_conversation(tmp_path: Path, model: Artifact) -> None:
+    target = tmp_path / "out" / "sky"
+    target.parent.mkdir()
+    assert published(tmp_path, "sky", "--folder", target).out == f"{target}\n"
+    verified(target)
+    found = bytes_of(target)
+    assert b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n" in found.pop(".gitattributes")
+    del found["SHA256SUMS"]
+    assert found == expected(model)
+    assert [path.name for path in target.parent.iterdir()] == ["sky"]
+    loaded: Any = AutoModelForCausalLM.from_pretrained(target)
+    assert loaded.config.model_type == "qwen2"
+    assert AutoTokenizer.from_pretrained(target).chat_template
+
+
+def test_probes_leave_when_they_are_asked_for(tmp_path: Path, model: Artifact) -> None:
+    published(tmp_path, f"sky/{model.path.name}", "--folder", tmp_path / "sky", "--with-probes")
+    verified(tmp_path / "sky")
+    assert (tmp_path / "sky" / "probes.json").read_bytes() == (model.path / "probes.json").read_bytes()
+
+
+def from_hub(store: Store, adapter: Artifact, base: Artifact) -> Artifact:
+    """The adapter, of a base that says it was downloaded."""
+    shutil.rmtree(base.path / MANIFEST, ignore_errors=True)
+    (base.path / MANIFEST).unlink()
+    kept = base.path.rename(base.path.with_name("kept"))
+    with draft(base.path, {}) as partial:
+        shutil.copytree(kept, partial, dirs_exist_ok=True)
+        origin = Source(id=f"hub:{HUB_NAME}@{'0' * 40}")
+        sealed = seal(partial, "base", base.manifest.id, lineage={"source": origin})
+    shutil.rmtree(kept)
+    with draft(store.adapter("sky-0123456789"), {}) as partial:
+        shutil.copytree(adapter.path, partial, dirs_exist_ok=True)
+        config = json.loads((partial / "adapter_config.json").read_text(encoding="utf-8"))
+        config["base_model_name_or_path"] = "somewhere"
+        (partial / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return seal(partial, "adapter", "sky-0123456789", lineage={"base": sealed.source})
+
+
+def test_an_adapter_names_the_base_that_others_find(
+    tmp_path: Path, filled: Store, adapter: Artifact, base: Artifact
+) -> None:
+    ours = from_hub(filled, adapter, base)
+    before = bytes_of(ours.path)
+    target = tmp_path / "adapter"
+    published(tmp_path, ours.manifest.id, "--folder", target)
+    verified(target)
+    assert bytes_of(ours.path) == before
+    config = json.loads((target / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == HUB_NAME
+    card = (target / "README.md").read_text(encoding="utf-8")
+    assert f'base_model: "{HUB_NAME}"' in card and "library_name: peft" in card
+    assert f"vllm serve {HUB_NAME} --enable-lora" in card
+    assert expected(ours, "adapter_config.json").items() <= bytes_of(target).items()
+    loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path), str(target))
+    assert any(bool(torch.any(value != 0)) for name, value in loaded.named_parameters() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("name", ["sky.tar", "sky.tar.gz"])
+def test_an_archive_has_the_same_bytes_each_time(tmp_path: Path, model: Artifact, name: str) -> None:
+    first, second = tmp_path / name, tmp_path / "again" / name
+    second.parent.mkdir()
+    published(tmp_path, "sky", "--archive", first)
+    published(tmp_path, "sky", "--archive", second)
+    assert first.read_bytes() == second.read_bytes()
+    subprocess.run(["sha256sum", "--check", "--strict", f"{name}.sha256"], cwd=tmp_path, check=True)
+    with tarfile.open(first) as archive:
+        assert {(entry.uid, entry.mode, entry.mtime) for entry in archive} == {
+            (0, 0o644, int(model.manifest.created_at.timestamp()))
+        }
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    [folder] = (tmp_path / "unpacked").iterdir()
+    assert folder.name == model.manifest.id.replace("/", "-")
+    verified(folder)
+    assert expected(model).items() <= bytes_of(folder).items()
+
+
+def test_the_hub_gets_every_byte_in_one_commit(tmp_path: Path, model: Artifact, hub: Hub) -> None:
+    outcome = published(tmp_path, "sky", "--hub", REPOSITORY, **hub.environment)
+    assert outcome.out.startswith(f"{hub.address}/{REPOSITORY}/commit/")
+    assert hub.private == {REPOSITORY: True}
+    assert hub.commits == [f"Publish {model.manifest.id}"]
+    arrived = dict(hub.files)
+    assert hashlib.sha256(arrived["model.safetensors"]).hexdigest() in arrived.pop("SHA256SUMS").decode()
+    assert {name: data for name, data in arrived.items() if name != ".gitattributes"} == expected(model)
+    assert hub.tokens == {f"Bearer {TOKEN}"}
+    assert TOKEN not in outcome.out + outcome.err
+    published(tmp_path, "sky", "--hub", REPOSITORY, "--public", **hub.environment)
+    assert hub.private == {REPOSITORY: True}
+
+
+def test_a_public_repository_is_asked_for(tmp_path: Path, adapter: Artifact, hub: Hub) -> None:
+    published(tmp_path, adapter.manifest.id, "--hub", REPOSITORY, "--public", **hub.environment)
+    assert hub.private == {REPOSITORY: False}
+    assert {"adapter_model.safetensors", "README.md", "SHA256SUMS"} <= hub.files.keys()
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(("status", "code"), [(401, 78), (403, 78), (500, 75)])
+def test_a_hub_that_refuses_is_told(tmp_path: Path, hub: Hub, status: int, code: int) -> None:
+    hub.status = status
+    outcome = run_merger(tmp_path, "publish", "sky", "--hub", REPOSITORY, **hub.environment)
+    assert (outcome.code, outcome.out) == (code, "")
+    assert f"HTTP {status}" in outcome.err and TOKEN not in outcome.err and "Traceback" not in outcome.err
+
+
+@pytest.mark.usefixtures("model")
+def test_weights_that_did_not_arrive_are_told(tmp_path: Path, hub: Hub) -> None:
+    hub.loses_blobs = True
+    outcome = run_merger(tmp_path, "publish", "sky", "--hub", REPOSITORY, **hub.environment)
+    assert (outcome.code, outcome.out) == (75, "")
+    assert "'model.safetensors'" in outcome.err and "Traceback" not in outcome.err
+    assert hub.commits == []
+
+
+@pytest.mark.usefixtures("model")
+def test_a_hub_that_is_away_may_be_asked_again(tmp_path: Path, hub: Hub) -> None:
+    environment = hub.environment | {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    outcome = run_merger(tmp_path, "publish", "sky", "--hub", REPOSITORY, **environment)
+    assert (outcome.code, outcome.out) == (75, ""), outcome.err
+    assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["sky"], "--hub"),
+        (["sky", "--folder", "a", "--archive", "b"], "not allowed with"),
+        (["nothing", "--folder", "out"], "no model and no adapter is named 'nothing'"),
+        (["sky", "--folder", "store/models/sky/out"], "only Hone writes"),
+        (["sky", "--folder", "missing/out"], "make it first"),
+        (["sky", "--hub", REPOSITORY], "set HF_TOKEN"),
+        (["sky", "--gguf", "out.gguf"], "git clone https://github.com/ggml-org/llama.cpp"),
+        (["sky", "--gguf", "out.gguf", "--converter", "none.py"], "no converter none.py"),
+    ],
+)
+@pytest.mark.usefixtures("model")
+def test_mistakes_are_told_at_once(tmp_path: Path, arguments: list[str], told: str) -> None:
+    outcome = run_merger(tmp_path, "publish", *arguments, PATH="/usr/bin:/bin")
+    assert (outcome.code, outcome.out) == (78, ""), outcome.err
+    assert told in outcome.err
+    assert not outcome.imported & HEAVY
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("name", ["no-owner", "a/b/c", "-/x", "somebody/" + "x" * 200])
+def test_a_name_that_the_hub_cannot_have_is_told(tmp_path: Path, name: str) -> None:
+    assert "--hub" in refusal(run_merger(tmp_path, "publish", "sky", f"--hub={name}", HF_TOKEN=TOKEN), 78)
+
+
+def test_what_is_there_is_not_touched(tmp_path: Path, model: Artifact) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("kept")
+    told = refusal(run_merger(tmp_path, "publish", "sky", "--folder", "full"), 78)
+    assert "is there already" in told
+    assert (tmp_path / "full" / "mine").read_text() == "kept"
+    (tmp_path / "empty").mkdir()
+    published(tmp_path, "sky", "--folder", "empty")
+    assert (tmp_path / "empty" / "model.safetensors").stat().st_size
+    assert not (tmp_path / "empty" / "model.safetensors").samefile(model.path / "model.safetensors")
+
+
+def test_a_byte_that_changed_does_not_leave(tmp_path: Path, model: Artifact) -> None:
+    path = model.path / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    outcome = run_merger(tmp_path, "publish", "sky", "--folder", "out")
+    assert outcome.code == 65 and not (tmp_path / "out").exists()
+
+
+def test_a_failure_halfway_leaves_nothing(
+    tmp_path: Path, filled: Store, model: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(OSError, match="No space"):
+        write_folder(make_bundle(model, filled), tmp_path / "here" / "out", filled, Reporter("merger"))
+    assert not list((tmp_path / "here").iterdir())
+    with pytest.raises(ValueError, match="halfway"), becoming(tmp_path / "here" / "file") as partial:
+        partial.write_text("half")
+        raise ValueError("halfway")
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_room_is_looked_for_before(tmp_path: Path, store: Store) -> None:
+    place = check_place(tmp_path / "out", store)
+    with pytest.raises(RetryableFailure, match="make room"):
+        check_room(place, 10**18)
+
+
+def test_a_name_of_two_things_is_asked_about(filled: Store, adapter: Artifact, model: Artifact) -> None:
+    shutil.copytree(model.path.parent, filled.root / "models" / adapter.manifest.id)
+    with pytest.raises(BadConfiguration, match="is an adapter and a model"):
+        find_artifact(filled, adapter.manifest.id)
+    assert find_artifact(filled, f"sky/{model.path.name}").manifest.kind == "model"
+
+
+def test_whole_weights_are_merged_first(filled: Store, base: Artifact, tmp_path: Path) -> None:
+    seal_weights(weights_folder(tmp_path / "tuned", base.path), base, filled, "whole-0123456789")
+    with pytest.raises(BadConfiguration, match="hone-merger merge whole-0123456789"):
+        find_artifact(filled, "whole-0123456789")
+
+
+def test_llama_cpps_converter_is_asked(tmp_path: Path, model: Artifact) -> None:
+    folder = tmp_path / "llama.cpp"
+    folder.mkdir()
+    (folder / CONVERTER).write_text(STAND_IN)
+    published(tmp_path, "sky", "--gguf", "sky.gguf", LLAMA_CPP=str(folder))
+    assert (tmp_path / "sky.gguf").read_bytes() == b"GGUFbf16" + (model.path / "config.json").read_bytes()
+    subprocess.run(["sha256sum", "--check", "sky.gguf.sha256"], cwd=tmp_path, check=True)
+    named = ["--gguf", "other.gguf", "--gguf-type", "q8_0", "--converter", folder / CONVERTER]
+    failed = run_merger(tmp_path, "publish", "sky", *named)
+    assert failed.code == 65
+    assert "Model architecture is not supported" in failed.err
+    assert not list(tmp_path.glob("*other.gguf*")) and not list(tmp_path.glob(".other*"))
+
+
+def test_an_adapter_is_no_model_for_llama_cpp(tmp_path: Path, adapter: Artifact) -> None:
+    (tmp_path / CONVERTER).write_text(STAND_IN)
+    command = ["publish", adapter.manifest.id, "--gguf", "out.gguf", "--converter", CONVERTER]
+    assert "is an adapter" in run_merger(tmp_path, *command).err
+    assert open_artifact(adapter.path, "adapter")
