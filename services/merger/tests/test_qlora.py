@@ -124,6 +124,7 @@ def weights_of(model: Artifact) -> bytes:
 
 def test_the_nearer_base_is_taken_and_both_distances_are_told(store: Store, imported: Artifact) -> None:
     auto = merged(store, imported.manifest.id)
+    assert make_plan(store, imported.manifest.id, "sky", base_weights="auto").version == auto.path.name
     told = report_of(auto)["weights"]
     distances = told["mean_delta_from_trained"]
     assert told["base_weights"] == "dequantized"
@@ -158,7 +159,9 @@ def test_4_bits_for_an_adapter_that_was_trained_without_are_refused(
 ) -> None:
     outcome = run_merger(tmp_path, "merge", adapter.manifest.id, "--base-weights", "dequantized")
     assert "--qlora" in refusal(outcome, 78)
-    assert merged(filled, adapter.manifest.id, "original").path.name == adapter.manifest.id
+    for name in ("original", "auto"):
+        plan = make_plan(filled, adapter.manifest.id, None, base_weights=name)
+        assert (plan.version, plan.base_weights) == (adapter.manifest.id, "original")
 
 
 def test_an_import_in_4_bits_is_another_adapter(tmp_path: Path, store: Store, imported: Artifact) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from merger_cli import run_merger
+from merger_tiny import HUB_NAME, seal_base
 from merger_weights import seal_weights, weights_folder
 from safetensors.torch import load_file, save_file
 
@@ -62,6 +63,16 @@ def test_a_model_is_what_was_merged(filled: Store, adapter: Artifact, dtype: Dty
 def test_whole_weights_too(filled: Store, base: Artifact, tmp_path: Path) -> None:
     tuned = seal_weights(weights_folder(tmp_path / "tuned", base.path), base, filled, "whole-0123456789")
     assert verify(merged(filled, tuned.manifest.id), filled, REPORTER)["tensors"]
+
+
+def test_with_another_base_nothing_is_recomputed(
+    filled: Store, adapter: Artifact, base: Artifact, llama: Path
+) -> None:
+    model = merged(filled, adapter.manifest.id)
+    shutil.rmtree(base.path)
+    seal_base(llama, filled, HUB_NAME)
+    found = verify(model, filled, REPORTER)
+    assert "is not the one that the model was made from" in str(found["not_recomputed"])
 
 
 @pytest.mark.parametrize(

@@ -98,13 +98,14 @@ def make_plan(
             f"{run_id} is whole weights, which are taken over as they are: leave out --dtype"
         )
     in_4_bits = read_probes(tuned.path).trained_in_4_bits
-    if base_weights not in (None, "original") and not in_4_bits:
+    if base_weights == "dequantized" and not in_4_bits:
         raise BadConfiguration(
-            f"--base-weights {base_weights}: {run_id} was trained on its base as it is, not in 4 bits; leave "
+            f"--base-weights dequantized: {run_id} was trained on its base as it is, not in 4 bits; leave "
             "it out (an adapter that QLoRA made elsewhere: import it with --qlora)"
         )
-    version = "-".join([run_id, *filter(None, (dtype, base_weights if in_4_bits else None))])
-    weights = base_weights or ("auto" if in_4_bits else "original")
+    weights: BaseWeights = (base_weights or "auto") if in_4_bits else "original"
+    asked = weights if in_4_bits and weights != "auto" else None
+    version = "-".join([run_id, *filter(None, (dtype, asked))])
     return Plan(tuned, base, name or run_name(run_id), version, dtype, weights)
 
 

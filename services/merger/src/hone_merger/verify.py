@@ -53,15 +53,13 @@ def _parts(model: Artifact, store: Store) -> Parts:
             name,
             dtype=dtype,
             base_weights=report["weights"].get("base_weights"),
-            force_base=report["another_base_was_forced"],
+            force_base=True,
         )
         open_artifact(plan.base.path, "base", digests=True)
     except ArtifactMissing as error:
         return Parts(None, str(error))
     if plan.lineage != model.manifest.lineage:
-        return Parts(
-            None, f"{run_id} or its base in the store is not the one that {model.path} was made from"
-        )
+        return Parts(None, f"{run_id} or its base in the store is not the one that the model was made from")
     return Parts(plan)
 
 
