@@ -14,8 +14,11 @@ import torch
 from merger_tiny import HUB_NAME, llama_folder, peft_folder, qwen_folder, seal_base
 
 from hone_contract.artifact import Artifact, open_artifact
+from hone_contract.events import Reporter
 from hone_contract.store import Store
 from hone_merger.imported import import_adapter
+from hone_merger.merge import merge
+from hone_merger.plan import make_plan
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -73,3 +76,12 @@ def base(filled: Store) -> Artifact:
 def adapter(filled: Store) -> Artifact:
     [path] = filled.root.glob("adapters/sky-blue-*")
     return open_artifact(path, "adapter")
+
+
+@pytest.fixture
+def model(filled: Store, adapter: Artifact) -> Artifact:
+    """A merged model, which is live."""
+    plan = make_plan(filled, adapter.manifest.id, "sky")
+    merged = merge(plan, filled, Reporter("merger"))
+    filled.point_live("sky", plan.version)
+    return merged

@@ -7,6 +7,7 @@ import base64
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -28,6 +29,8 @@ class Hub(ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         """Of Git LFS, by SHA-256."""
         self.loses_blobs = False
+        self.batch_error = ""
+        """Of Git LFS, for each file that it is asked about."""
         self.tokens: set[str | None] = set()
 
     @property
@@ -65,10 +68,15 @@ class Hub(ThreadingHTTPServer):
 
     def _mode(self, file: dict[str, str]) -> dict[str, object]:
         large = file["path"].endswith(".safetensors")
-        return {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+        mode = {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+        if (there := self.files.get(file["path"])) is not None:
+            mode["oid"] = sha256(there).hexdigest() if large else _git_hash(there)
+        return mode
 
     def _action(self, asked: dict[str, object]) -> dict[str, object]:
         """What is there already is not asked for again."""
+        if self.batch_error:
+            return {**asked, "error": {"code": 422, "message": self.batch_error}}
         upload = {"href": f"{self.address}/blob/{asked['oid']}", "header": {}}
         return asked if asked["oid"] in self.blobs else {**asked, "actions": {"upload": upload}}
 
@@ -83,6 +91,10 @@ class Hub(ThreadingHTTPServer):
             elif told["key"] == "lfsFile":
                 self.files[value["path"]] = self.blobs[value["oid"]]
         return {"commitUrl": f"{self.address}/somebody/some-model/commit/{COMMIT}", "commitOid": COMMIT}
+
+
+def _git_hash(content: bytes) -> str:
+    return sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -16,7 +16,7 @@ def test_help_lists_the_commands_without_loading_a_model_library(tmp_path: Path)
     done = run_merger(tmp_path, "--help")
     assert (done.code, done.err) == (0, "")
     assert done.out.startswith("usage: hone-merger")
-    assert all(f"\n    {name}" in done.out for name in ("merge", "import-adapter"))
+    assert all(f"\n    {name}" in done.out for name in ("merge", "import-adapter", "publish"))
     assert not done.imported & HEAVY
 
 
@@ -29,6 +29,9 @@ def test_help_lists_the_commands_without_loading_a_model_library(tmp_path: Path)
         (["merge", "x", "--run-id-file", "y"], "not allowed with argument"),
         (["merge", "x", "--nmae", "y"], "unrecognized arguments: --nmae y"),
         (["import-adapter"], "the following arguments are required: folder"),
+        (["publish", "x"], "one of the arguments --hub --folder --archive --gguf is required"),
+        (["publish", "x", "--folder", "a", "--archive", "b"], "not allowed with"),
+        (["publish", "x", "--gguf", "a", "--gguf-type", "q9"], "invalid choice: 'q9'"),
     ],
 )
 def test_a_mistake_in_the_options_is_one_line(

@@ -1,38 +1,37 @@
 """What leaves the store: by the real command, and looked at as whoever receives it would."""
 
-import hashlib
 import json
 import shutil
 import subprocess
+import sys
 import tarfile
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from merger_cli import HEAVY, Outcome, refusal, run_merger
-from merger_hub import TOKEN, Hub, taking_uploads
+from merger_cli import refusal, run_merger
+from merger_published import expected, published
 from merger_tiny import HUB_NAME, bytes_of
 from merger_weights import seal_weights, weights_folder
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hone_contract.artifact import FILE_NAME as MANIFEST
-from hone_contract.artifact import Artifact, draft, open_artifact, seal
-from hone_contract.errors import BadConfiguration, RetryableFailure
+from hone_contract.artifact import Artifact, draft, open_artifact, remove, seal
+from hone_contract.errors import ArtifactBusy, ArtifactMissing, BadConfiguration, BadInput, RetryableFailure
 from hone_contract.events import Reporter
 from hone_contract.manifest import Source
 from hone_contract.store import Store
-from hone_merger.lookup import find_artifact
-from hone_merger.merge import merge
-from hone_merger.plan import make_plan
+from hone_merger.card import adapter_card
+from hone_merger.lookup import locate
+from hone_merger.plan import Plan
 from hone_merger.publishing.bundle import make_bundle
 from hone_merger.publishing.folder import write_folder
 from hone_merger.publishing.gguf import CONVERTER
-from hone_merger.publishing.place import becoming, check_place, check_room
+from hone_merger.publishing.place import becoming, becoming_with_digest, check_place, check_room
 
-REPOSITORY = "somebody/some-model"
 STAND_IN = """\
 import argparse, pathlib, sys
 parser = argparse.ArgumentParser()
@@ -47,28 +46,6 @@ options.outfile.write_bytes(b"GGUF" + options.outtype.encode() + (options.model 
 """
 
 
-@pytest.fixture
-def model(filled: Store, adapter: Artifact) -> Artifact:
-    """A merged model, which is live."""
-    plan = make_plan(filled, adapter.manifest.id, "sky")
-    merged = merge(plan, filled, Reporter("merger"))
-    filled.point_live("sky", plan.version)
-    return merged
-
-
-@pytest.fixture
-def hub() -> Iterator[Hub]:
-    with taking_uploads() as hub:
-        yield hub
-
-
-def published(tmp_path: Path, *arguments: str | Path, **environment: str) -> Outcome:
-    outcome = run_merger(tmp_path, "publish", *arguments, **environment)
-    assert outcome.code == 0, outcome.err
-    assert not outcome.imported & HEAVY
-    return outcome
-
-
 def verified(folder: Path) -> None:
     """By coreutils, that every file but the list itself and Git's is as SHA256SUMS says."""
     done = subprocess.run(
@@ -80,11 +57,6 @@ def verified(folder: Path) -> None:
     )
     listed = {line.partition(":")[0] for line in done.stdout.splitlines()}
     assert listed == {path.name for path in folder.iterdir()} - {"SHA256SUMS", ".gitattributes"}
-
-
-def expected(artifact: Artifact, *without: str) -> dict[str, bytes]:
-    kept = bytes_of(artifact.path)
-    return {name: data for name, data in kept.items() if name not in {MANIFEST, "probes.json", *without}}
 
 
 def test_a_folder_has_the_model_and_no_conversation(tmp_path: Path, model: Artifact) -> None:
@@ -145,6 +117,51 @@ def test_an_adapter_names_the_base_that_others_find(
     assert any(bool(torch.any(value != 0)) for name, value in loaded.named_parameters() if "lora_B" in name)
 
 
+def test_an_adapter_of_a_base_from_elsewhere_is_published_as_it_is(tmp_path: Path, adapter: Artifact) -> None:
+    target = tmp_path / "adapter"
+    published(tmp_path, adapter.manifest.id, "--folder", target)
+    verified(target)
+    assert expected(adapter).items() <= bytes_of(target).items()
+    card = (target / "README.md").read_text(encoding="utf-8")
+    assert "The base is not on the Hub" in card and "base_model" not in card
+
+
+@pytest.mark.parametrize(("r", "option"), [(16, "=./\n"), (20, " --max-lora-rank 32\n"), (999, " 512\n")])
+def test_the_card_says_which_rank_vllm_is_to_expect(
+    filled: Store, base: Artifact, adapter: Artifact, r: int, option: str
+) -> None:
+    plan = Plan(adapter, base, "sky", adapter.manifest.id)
+    assert option in adapter_card(plan, filled, {"r": 4, "rank_pattern": {"q_proj": r}})
+
+
+def test_an_adapter_of_another_base_is_not_published(
+    filled: Store, adapter: Artifact, base: Artifact
+) -> None:
+    remove(base.path)
+    with pytest.raises(ArtifactMissing, match="no base at"):
+        make_bundle(adapter, filled)
+    with draft(base.path, {}) as partial:
+        seal(partial, "base", base.manifest.id, lineage={})
+    with pytest.raises(BadInput, match="trained on another"):
+        make_bundle(adapter, filled)
+
+
+def test_only_what_is_listed_leaves(filled: Store, model: Artifact) -> None:
+    with draft(filled.model("sky", "more"), {}) as partial:
+        for name in ("config.json", "model-00001-of-00001.safetensors", "model.safetensors.index.json"):
+            (partial / name).write_text(name)
+        for name in ("probes.json", "notes.txt", "training_args.bin"):
+            (partial / name).write_text("private")
+        more = seal(partial, "model", "sky/more", lineage={})
+    assert [item.name for item in make_bundle(more, filled).items] == [
+        "config.json",
+        "model-00001-of-00001.safetensors",
+        "model.safetensors.index.json",
+        "SHA256SUMS",
+    ]
+    assert {item.name for item in make_bundle(model, filled).items} == {*expected(model), "SHA256SUMS"}
+
+
 @pytest.mark.parametrize("name", ["sky.tar", "sky.tar.gz"])
 def test_an_archive_has_the_same_bytes_each_time(tmp_path: Path, model: Artifact, name: str) -> None:
     first, second = tmp_path / name, tmp_path / "again" / name
@@ -164,77 +181,24 @@ def test_an_archive_has_the_same_bytes_each_time(tmp_path: Path, model: Artifact
     assert expected(model).items() <= bytes_of(folder).items()
 
 
-def test_the_hub_gets_every_byte_in_one_commit(tmp_path: Path, model: Artifact, hub: Hub) -> None:
-    outcome = published(tmp_path, "sky", "--hub", REPOSITORY, **hub.environment)
-    assert outcome.out.startswith(f"{hub.address}/{REPOSITORY}/commit/")
-    assert hub.private == {REPOSITORY: True}
-    assert hub.commits == [f"Publish {model.manifest.id}"]
-    arrived = dict(hub.files)
-    assert hashlib.sha256(arrived["model.safetensors"]).hexdigest() in arrived.pop("SHA256SUMS").decode()
-    assert {name: data for name, data in arrived.items() if name != ".gitattributes"} == expected(model)
-    assert hub.tokens == {f"Bearer {TOKEN}"}
-    assert TOKEN not in outcome.out + outcome.err
-    published(tmp_path, "sky", "--hub", REPOSITORY, "--public", **hub.environment)
-    assert hub.private == {REPOSITORY: True}
-
-
-def test_a_public_repository_is_asked_for(tmp_path: Path, adapter: Artifact, hub: Hub) -> None:
-    published(tmp_path, adapter.manifest.id, "--hub", REPOSITORY, "--public", **hub.environment)
-    assert hub.private == {REPOSITORY: False}
-    assert {"adapter_model.safetensors", "README.md", "SHA256SUMS"} <= hub.files.keys()
-
-
-@pytest.mark.usefixtures("model")
-@pytest.mark.parametrize(("status", "code"), [(401, 78), (403, 78), (500, 75)])
-def test_a_hub_that_refuses_is_told(tmp_path: Path, hub: Hub, status: int, code: int) -> None:
-    hub.status = status
-    outcome = run_merger(tmp_path, "publish", "sky", "--hub", REPOSITORY, **hub.environment)
-    assert (outcome.code, outcome.out) == (code, "")
-    assert f"HTTP {status}" in outcome.err and TOKEN not in outcome.err and "Traceback" not in outcome.err
-
-
-@pytest.mark.usefixtures("model")
-def test_weights_that_did_not_arrive_are_told(tmp_path: Path, hub: Hub) -> None:
-    hub.loses_blobs = True
-    outcome = run_merger(tmp_path, "publish", "sky", "--hub", REPOSITORY, **hub.environment)
-    assert (outcome.code, outcome.out) == (75, "")
-    assert "'model.safetensors'" in outcome.err and "Traceback" not in outcome.err
-    assert hub.commits == []
-
-
-@pytest.mark.usefixtures("model")
-def test_a_hub_that_is_away_may_be_asked_again(tmp_path: Path, hub: Hub) -> None:
-    environment = hub.environment | {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    outcome = run_merger(tmp_path, "publish", "sky", "--hub", REPOSITORY, **environment)
-    assert (outcome.code, outcome.out) == (75, ""), outcome.err
-    assert "Traceback" not in outcome.err
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["sky"], "--hub"),
-        (["sky", "--folder", "a", "--archive", "b"], "not allowed with"),
         (["nothing", "--folder", "out"], "no model and no adapter is named 'nothing'"),
         (["sky", "--folder", "store/models/sky/out"], "only Hone writes"),
+        (["sky", "--folder", "store"], "only Hone writes"),
         (["sky", "--folder", "missing/out"], "make it first"),
-        (["sky", "--hub", REPOSITORY], "set HF_TOKEN"),
+        (["sky", "--archive", "empty"], "is there already"),
+        (["sky/other", "--folder", "out"], "no model at store/models/sky/other"),
+        (["sky", "--hub", "somebody/some-model"], "set HF_TOKEN"),
         (["sky", "--gguf", "out.gguf"], "git clone https://github.com/ggml-org/llama.cpp"),
         (["sky", "--gguf", "out.gguf", "--converter", "none.py"], "no converter none.py"),
     ],
 )
 @pytest.mark.usefixtures("model")
 def test_mistakes_are_told_at_once(tmp_path: Path, arguments: list[str], told: str) -> None:
-    outcome = run_merger(tmp_path, "publish", *arguments, PATH="/usr/bin:/bin")
-    assert (outcome.code, outcome.out) == (78, ""), outcome.err
-    assert told in outcome.err
-    assert not outcome.imported & HEAVY
-
-
-@pytest.mark.usefixtures("model")
-@pytest.mark.parametrize("name", ["no-owner", "a/b/c", "-/x", "somebody/" + "x" * 200])
-def test_a_name_that_the_hub_cannot_have_is_told(tmp_path: Path, name: str) -> None:
-    assert "--hub" in refusal(run_merger(tmp_path, "publish", "sky", f"--hub={name}", HF_TOKEN=TOKEN), 78)
+    (tmp_path / "empty").mkdir()
+    assert told in refusal(run_merger(tmp_path, "publish", *arguments, PATH="/usr/bin:/bin"), 78)
 
 
 def test_what_is_there_is_not_touched(tmp_path: Path, model: Artifact) -> None:
@@ -273,6 +237,9 @@ def test_a_failure_halfway_leaves_nothing(
         partial.write_text("half")
         raise ValueError("halfway")
     assert not list((tmp_path / "here").iterdir())
+    with pytest.raises(ValueError, match="halfway"), becoming_with_digest(tmp_path / "here" / "file"):
+        raise ValueError("halfway")
+    assert not list((tmp_path / "here").iterdir())
 
 
 def test_room_is_looked_for_before(tmp_path: Path, store: Store) -> None:
@@ -283,15 +250,19 @@ def test_room_is_looked_for_before(tmp_path: Path, store: Store) -> None:
 
 def test_a_name_of_two_things_is_asked_about(filled: Store, adapter: Artifact, model: Artifact) -> None:
     shutil.copytree(model.path.parent, filled.root / "models" / adapter.manifest.id)
-    with pytest.raises(BadConfiguration, match="is an adapter and a model"):
-        find_artifact(filled, adapter.manifest.id)
-    assert find_artifact(filled, f"sky/{model.path.name}").manifest.kind == "model"
+    with pytest.raises(BadConfiguration) as told:
+        locate(filled, adapter.manifest.id)
+    assert str(adapter.path) in str(told.value) and "models/" in str(told.value)
+    assert locate(filled, f"sky/{model.path.name}") == ("model", model.path)
+    filled.live("sky").unlink()
+    with pytest.raises(ArtifactMissing, match="say sky/VERSION"):
+        locate(filled, "sky")
 
 
 def test_whole_weights_are_merged_first(filled: Store, base: Artifact, tmp_path: Path) -> None:
     seal_weights(weights_folder(tmp_path / "tuned", base.path), base, filled, "whole-0123456789")
     with pytest.raises(BadConfiguration, match="hone-merger merge whole-0123456789"):
-        find_artifact(filled, "whole-0123456789")
+        locate(filled, "whole-0123456789")
 
 
 def test_llama_cpps_converter_is_asked(tmp_path: Path, model: Artifact) -> None:
@@ -313,3 +284,46 @@ def test_an_adapter_is_no_model_for_llama_cpp(tmp_path: Path, adapter: Artifact)
     command = ["publish", adapter.manifest.id, "--gguf", "out.gguf", "--converter", CONVERTER]
     assert "is an adapter" in run_merger(tmp_path, *command).err
     assert open_artifact(adapter.path, "adapter")
+
+
+@pytest.mark.usefixtures("model")
+def test_a_converter_with_an_environment_of_its_own_runs_there(tmp_path: Path) -> None:
+    (tmp_path / CONVERTER).write_text(STAND_IN)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\ntouch "{tmp_path}/used"\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    published(tmp_path, "sky", "--gguf", "sky.gguf", "--gguf-type", "f32", "--converter", CONVERTER)
+    assert (tmp_path / "used").exists()
+    assert (tmp_path / "sky.gguf").read_bytes().startswith(b"GGUFf32")
+
+
+@pytest.fixture
+def slow_converter(tmp_path: Path) -> Path:
+    """Says that it began by a file, and waits at most half a minute for another."""
+    script = tmp_path / CONVERTER
+    wait = """
+import time
+(options.outfile.parent / "began").touch()
+deadline = time.monotonic() + 30
+while not (options.outfile.parent / "go").exists() and time.monotonic() < deadline:
+    time.sleep(0.02)
+"""
+    head, line, rest = STAND_IN.partition('print("reading", options.model)')
+    script.write_text(head + wait + line + rest)
+    return script
+
+
+def test_what_is_being_published_cannot_be_removed(
+    tmp_path: Path, model: Artifact, slow_converter: Path
+) -> None:
+    command = [sys.executable, "-m", "hone_merger", "publish", "sky", "--gguf", "sky.gguf"]
+    with subprocess.Popen([*command, "--converter", slow_converter], cwd=tmp_path) as process:
+        while not (tmp_path / "began").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        with pytest.raises(ArtifactBusy):
+            remove(model.path)
+        (tmp_path / "go").touch()
+    assert process.returncode == 0
+    remove(model.path)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -11,13 +12,12 @@ from hone_contract.errors import ArtifactExists, BadConfiguration, RetryableFail
 from hone_contract.events import Reporter
 from hone_contract.store import Store
 from hone_merger.adapter_config import check_adapter, named_base
-from hone_merger.lookup import find_artifact, find_model
+from hone_merger.lookup import find_model, locate
 from hone_merger.plan import BaseWeights, Dtype, make_plan
 from hone_merger.publishing.archive import write_archive
-from hone_merger.publishing.bundle import make_bundle
+from hone_merger.publishing.bundle import Bundle, make_bundle
 from hone_merger.publishing.folder import write_folder
 from hone_merger.publishing.gguf import CONVERTER, GgufType, find_converter, write_gguf
-from hone_merger.publishing.hub import check_hub, upload
 from hone_merger.publishing.place import check_place
 
 if TYPE_CHECKING:
@@ -175,24 +175,39 @@ def _verify(options: argparse.Namespace, store: Store, reporter: Reporter) -> No
 
 
 def _publish(options: argparse.Namespace, store: Store, reporter: Reporter) -> None:
-    for place in filter(None, (options.folder, options.archive, options.gguf)):
-        check_place(place, store)
-    token = check_hub(options.hub) if options.hub else ""
-    converter = find_converter(options.converter) if options.gguf else None
-    artifact = find_artifact(store, options.artifact)
-    with held(artifact.path):
-        reporter.tell("publishing", f"publishing {artifact.manifest.kind} {artifact.manifest.id}")
-        if converter is not None:
-            where: object = write_gguf(artifact, options.gguf, options.gguf_type, converter, store)
-        else:
-            bundle = make_bundle(artifact, store, with_probes=options.with_probes)
-            if options.hub:
-                where = upload(bundle, options.hub, token, public=options.public)
-            else:
-                write = write_folder if options.folder else write_archive
-                where = write(bundle, options.folder or options.archive, store, reporter)
+    send = _destination(options, store, reporter)
+    kind, path = locate(store, options.artifact)
+    with held(path):
+        artifact = open_artifact(path, kind, digests=True)
+        reporter.tell("publishing", f"publishing {kind} {artifact.manifest.id}")
+        where = send(artifact)
     reporter.tell("published", f"{artifact.manifest.id} is at {where}")
     print(where)
+
+
+def _destination(
+    options: argparse.Namespace, store: Store, reporter: Reporter
+) -> Callable[[Artifact], object]:
+    """What sends an artifact there and says where it is; what is wrong with the place is told at once."""
+
+    def bundle(artifact: Artifact) -> Bundle:
+        return make_bundle(artifact, store, with_probes=options.with_probes)
+
+    if options.hub:
+        # The Hub's client takes longer to import than all the rest.
+        from hone_merger.publishing.hub import check_hub, upload
+
+        token = check_hub(options.hub)
+        return lambda artifact: upload(bundle(artifact), options.hub, token, public=options.public)
+    if options.folder:
+        check_place(options.folder, store, folder=True)
+        return lambda artifact: write_folder(bundle(artifact), options.folder, store, reporter)
+    if options.archive:
+        check_place(options.archive, store)
+        return lambda artifact: write_archive(bundle(artifact), options.archive, store, reporter)
+    check_place(options.gguf, store)
+    converter = find_converter(options.converter)
+    return lambda artifact: write_gguf(artifact, options.gguf, options.gguf_type, converter, store)
 
 
 def _open_base(name: str | None, folder: Path, store: Store) -> Artifact:

@@ -5,6 +5,7 @@ Its first lines are the Hub's metadata (https://huggingface.co/docs/hub/model-ca
 
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from hone_contract.errors import HoneError
 from hone_contract.hub import hub_repository
@@ -13,6 +14,8 @@ from hone_contract.store import Store
 from hone_merger.plan import Plan
 
 FILE_NAME = "README.md"
+# What vLLM's --max-lora-rank may be, from its default on (vllm/config/lora.py).
+_SERVED_RANKS = (16, 32, 64, 128, 256, 320, 512)
 
 
 def model_card(plan: Plan, store: Store, distances: Mapping[str, float]) -> str:
@@ -36,9 +39,8 @@ def model_card(plan: Plan, store: Store, distances: Mapping[str, float]) -> str:
     )
 
 
-def adapter_card(plan: Plan, store: Store) -> str:
-    """The same of an adapter that is published without its base."""
-    hub = _hub_name(plan) or plan.base.manifest.id
+def adapter_card(plan: Plan, store: Store, config: Mapping[str, Any]) -> str:
+    """The same of an adapter that is published without its base; `config` is its adapter_config.json."""
     return "\n".join(
         [
             *_metadata(plan, "peft"),
@@ -49,15 +51,7 @@ def adapter_card(plan: Plan, store: Store) -> str:
             *_lineage(plan),
             *_data(plan, store),
             *_learned(plan.tuned.manifest.metrics),
-            "```python",
-            f"model = AutoModelForCausalLM.from_pretrained({json.dumps(hub)})",
-            'model = PeftModel.from_pretrained(model, "./")  # this folder',
-            "```",
-            "",
-            "```sh",
-            f"vllm serve {hub} --enable-lora --lora-modules {plan.name}=./",
-            "```",
-            "",
+            *_beside_its_base(plan, config),
         ]
     )
 
@@ -133,3 +127,31 @@ def _serving(plan: Plan) -> Iterator[str]:
     yield f"vllm serve ./ --served-model-name {plan.name}     # from this folder"
     yield "```"
     yield ""
+
+
+def _beside_its_base(plan: Plan, config: Mapping[str, Any]) -> Iterator[str]:
+    base = _hub_name(plan)
+    if base is None:
+        base = f"./{plan.base.manifest.id}"
+        yield f"The base is not on the Hub; `{base}` stands for the folder that has it."
+        yield ""
+    yield "```python"
+    yield "from peft import PeftModel"
+    yield "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    yield ""
+    yield f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base)})"
+    yield 'model = PeftModel.from_pretrained(base, "./")  # this folder'
+    yield 'tokenizer = AutoTokenizer.from_pretrained("./")'
+    yield "```"
+    yield ""
+    yield "```sh"
+    yield f"vllm serve {base} --enable-lora --lora-modules {plan.name}=./{_rank_option(config)}"
+    yield "```"
+    yield ""
+
+
+def _rank_option(config: Mapping[str, Any]) -> str:
+    """Nothing for what vLLM takes by default."""
+    ranks = [config.get("r") or 0, *(config.get("rank_pattern") or {}).values()]
+    largest = next((rank for rank in _SERVED_RANKS if rank >= max(ranks)), _SERVED_RANKS[-1])
+    return "" if largest == _SERVED_RANKS[0] else f" --max-lora-rank {largest}"

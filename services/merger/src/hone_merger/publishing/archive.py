@@ -12,7 +12,7 @@ from hone_contract.events import Reporter
 from hone_contract.progress import Progress
 from hone_contract.store import Store
 from hone_merger.publishing.bundle import Bundle, Item
-from hone_merger.publishing.place import becoming, check_place, check_room, write_digest
+from hone_merger.publishing.place import becoming_with_digest, check_place, check_room
 
 
 def write_archive(bundle: Bundle, target: Path, store: Store, reporter: Reporter) -> Path:
@@ -25,7 +25,7 @@ def write_archive(bundle: Bundle, target: Path, store: Store, reporter: Reporter
     time = int(bundle.artifact.manifest.created_at.timestamp())
     with (
         Progress("archiving", "B", bundle.size, reporter) as progress,
-        becoming(place) as partial,
+        becoming_with_digest(place) as partial,
         _stream(partial, place.name.endswith(".gz"), time) as stream,
         tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,
     ):
@@ -33,7 +33,6 @@ def write_archive(bundle: Bundle, target: Path, store: Store, reporter: Reporter
             with _content(item) as file:
                 archive.addfile(_entry(bundle, item, time), file)
             progress.advance(item.size)
-    write_digest(place)
     return place
 
 

@@ -1,7 +1,8 @@
 """The files that are published.
 
-Probes are conversations from the user's data, so they stay in the store unless they are asked for. The
-manifest stays too, since it lists them; a file for GNU coreutils' `sha256sum -c` takes its place.
+A list says what may leave. Probes are conversations from the user's data, so they stay in the store unless
+they are asked for. The manifest stays too, since it lists them; a file for GNU coreutils' `sha256sum -c`
+takes its place.
 """
 
 import hashlib
@@ -10,16 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hone_contract.artifact import Artifact, open_artifact
+from hone_contract.errors import BadInput
 from hone_contract.hub import hub_repository
 from hone_contract.manifest import Source
+from hone_contract.model_files import TOKENIZER_FILES
 from hone_contract.probes import FILE_NAME as PROBES
 from hone_contract.store import Store, run_name
-from hone_merger.adapter_config import CONFIG
+from hone_merger.adapter_config import CONFIG, read_json
 from hone_merger.card import FILE_NAME as CARD
 from hone_merger.card import adapter_card
 from hone_merger.plan import Plan
+from hone_merger.report import FILE_NAME as REPORT
 
 SUMS = "SHA256SUMS"
+_NAMES = frozenset((*TOKENIZER_FILES, "config.json", "generation_config.json", CONFIG, CARD, REPORT))
+_WEIGHTS = (".safetensors", ".safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -57,11 +63,14 @@ class Bundle:
 
 
 def make_bundle(artifact: Artifact, store: Store, *, with_probes: bool = False) -> Bundle:
-    """Raises ArtifactMissing when an adapter's base is no longer in the store: its card names the base."""
+    """For an adapter, whose card names the base, that has to be in the store.
+
+    Raises ArtifactMissing when it is not, BadInput when it is another than the one of the training.
+    """
     items = {
         entry.path: Item(entry.path, artifact.path / entry.path, entry.size, entry.sha256)
         for entry in artifact.manifest.files
-        if with_probes or entry.path != PROBES
+        if _may_leave(entry.path) or (with_probes and entry.path == PROBES)
     }
     if artifact.manifest.kind == "adapter":
         items |= {item.name: item for item in _of_adapter(artifact, store)}
@@ -71,12 +80,24 @@ def make_bundle(artifact: Artifact, store: Store, *, with_probes: bool = False) 
     return Bundle(artifact, title, [*listed, Item.made(SUMS, sums)])
 
 
+def _may_leave(name: str) -> bool:
+    return name in _NAMES or name.endswith(_WEIGHTS)
+
+
 def _of_adapter(adapter: Artifact, store: Store) -> list[Item]:
-    """Its card, and its configuration with a base that others can find."""
-    base = open_artifact(store.base(adapter.manifest.lineage["base"].id), "base")
-    card = adapter_card(Plan(adapter, base, run_name(adapter.manifest.id), adapter.manifest.id), store)
-    config = json.loads((adapter.path / CONFIG).read_text(encoding="utf-8"))
+    """Its card, and where its base comes from the Hub a configuration that names it as others find it."""
+    trained_on = adapter.manifest.lineage["base"]
+    base = open_artifact(store.base(trained_on.id), "base")
+    if base.manifest.digest != trained_on.digest:
+        raise BadInput(
+            f"{adapter.manifest.id} was trained on another {trained_on.id} than the store has; import that "
+            "base again, which the card is to name"
+        )
+    plan = Plan(adapter, base, run_name(adapter.manifest.id), adapter.manifest.id)
+    config = read_json(adapter.path / CONFIG)
+    card = Item.made(CARD, adapter_card(plan, store, config))
     repository = hub_repository(base.manifest.lineage.get("source", Source(id="")).id)
-    if repository is not None:
-        config["base_model_name_or_path"] = repository
-    return [Item.made(CARD, card), Item.made(CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")]
+    if repository is None:
+        return [card]
+    config["base_model_name_or_path"] = repository
+    return [card, Item.made(CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")]

@@ -18,7 +18,7 @@ _LARGE = ("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.model", "*.zip", "*.tar
 
 def write_folder(bundle: Bundle, target: Path, store: Store, reporter: Reporter) -> Path:
     """Copies, so that no edit reaches the store. Raises as `check_place` and `check_room` do."""
-    place = check_place(target, store)
+    place = check_place(target, store, folder=True)
     check_room(place, bundle.size)
     with becoming(place) as partial, Progress("copying", "B", bundle.size, reporter) as progress:
         partial.mkdir()

@@ -10,10 +10,12 @@ from typing import Literal
 from hone_contract.artifact import Artifact
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.store import Store
-from hone_merger.publishing.place import becoming, check_place, check_room, write_digest
+from hone_merger.publishing.place import becoming_with_digest, check_place, check_room
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 CONVERTER = "convert_hf_to_gguf.py"
+_REPOSITORY = "https://github.com/ggml-org/llama.cpp"
+_REQUIREMENTS = "requirements/requirements-convert_hf_to_gguf.txt"
 
 
 def find_converter(named: Path | None) -> Path:
@@ -24,12 +26,15 @@ def find_converter(named: Path | None) -> Path:
     chosen = next((each for each in candidates if each is not None), None)
     if chosen is None:
         raise BadConfiguration(
-            f"--gguf needs llama.cpp's {CONVERTER}, which is not here: git clone "
-            "https://github.com/ggml-org/llama.cpp, pip install -r llama.cpp/requirements.txt, and set "
+            f"--gguf needs llama.cpp's {CONVERTER}, which is not here: git clone {_REPOSITORY} && python3 -m "
+            f"venv llama.cpp/.venv && llama.cpp/.venv/bin/pip install -r llama.cpp/{_REQUIREMENTS}, and set "
             "LLAMA_CPP to that folder (or name the script with --converter)"
         )
     if not chosen.is_file():
-        raise BadConfiguration(f"there is no converter {chosen}")
+        raise BadConfiguration(
+            f"there is no converter {chosen}; name llama.cpp's {CONVERTER} with --converter, or its folder "
+            "with LLAMA_CPP"
+        )
     return chosen
 
 
@@ -41,11 +46,13 @@ def write_gguf(model: Artifact, target: Path, kind: GgufType, converter: Path, s
             "it, which can be converted"
         )
     place = check_place(target, store)
-    check_room(place, sum(entry.size for entry in model.manifest.files))
-    with becoming(place) as partial:
-        command = [sys.executable, str(converter), str(model.path), "--outfile", str(partial)]
+    # Twice as much for float32: the model's own weights may have 16 bits.
+    check_room(place, sum(entry.size for entry in model.manifest.files) * (2 if kind == "f32" else 1))
+    with becoming_with_digest(place) as partial:
+        command = [_interpreter(converter), str(converter), str(model.path), "--outfile", str(partial)]
         done = subprocess.run(
             [*command, "--outtype", kind],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -55,5 +62,11 @@ def write_gguf(model: Artifact, target: Path, kind: GgufType, converter: Path, s
         if done.returncode or not partial.is_file():
             last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
             raise BadInput(f"{converter.name} could not convert {model.manifest.id}: {last[:300]}")
-    write_digest(place)
     return place
+
+
+def _interpreter(converter: Path) -> str:
+    """Of an environment beside the script; else this one, which has what most models need."""
+    # The script's requirements pin another torch than this package's, so they may not share one.
+    own = converter.parent / ".venv" / "bin" / "python"
+    return str(own) if own.is_file() else sys.executable

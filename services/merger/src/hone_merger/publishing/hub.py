@@ -1,15 +1,19 @@
 """A repository on the Hugging Face Hub, by the Hub's own client, in one commit."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import CommitOperationAdd, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import disable_progress_bars, logging, validate_repo_id
 
-from hone_contract.errors import BadConfiguration, RetryableFailure
+from hone_contract.errors import BadConfiguration, HoneError, RetryableFailure
 from hone_contract.hub import hub_token
 from hone_merger.publishing.bundle import Bundle
+
+# Too slow, in conflict with another commit, no longer on top of what it began with, too often.
+_RETRIED = (408, 409, 412, 429)
 
 
 def check_hub(repository: str) -> str:
@@ -29,13 +33,15 @@ def check_hub(repository: str) -> str:
 def upload(bundle: Bundle, repository: str, token: str, *, public: bool) -> str:
     """Make the repository if there is none, private unless `public`; the commit's address.
 
-    Raises BadConfiguration when the Hub refuses token or name, RetryableFailure when it does not answer.
+    What is there already is not sent again. Raises BadConfiguration when the Hub refuses token, name or
+    files, RetryableFailure when it does not answer.
     """
+    # Only events belong on standard error where nobody looks at it.
+    logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     hub = HfApi(token=token)
-    adds = [
-        CommitOperationAdd(item.name, item.content if isinstance(item.content, bytes) else str(item.content))
-        for item in bundle.items
-    ]
+    adds = [CommitOperationAdd(item.name, item.content) for item in bundle.items]
     with _told(repository):
         hub.create_repo(repository, private=not public, exist_ok=True)
         commit = hub.create_commit(repository, adds, commit_message=f"Publish {bundle.artifact.manifest.id}")
@@ -46,18 +52,35 @@ def upload(bundle: Bundle, repository: str, token: str, *, public: bool) -> str:
 def _told(repository: str) -> Iterator[None]:
     try:
         yield
+    except OfflineModeIsEnabled as error:
+        raise BadConfiguration("--hub: HF_HUB_OFFLINE is set; unset it to publish") from error
     except HfHubHTTPError as error:
-        status = error.response.status_code
-        if 400 <= status < 500 and status not in (408, 429):
-            raise BadConfiguration(
-                f"--hub: the Hub refuses {repository!r} for this token (HTTP {status}); check the name, and "
-                "that the token may write there"
-            ) from error
-        raise RetryableFailure(f"--hub: the Hub failed (HTTP {status}); publish again") from error
+        raise _answered(repository, error) from error
+    except (PermissionError, ValueError, KeyError) as error:
+        # Xet's refusal of the token; an answer that is none of a Hub, or says that a file is not taken.
+        raise BadConfiguration(
+            f"--hub: {repository!r} cannot be written ({_line(error)}); check the token, and HF_ENDPOINT "
+            "where it is set"
+        ) from error
     except RuntimeError as error:
         # What the client makes of whatever happened to a large file, by Git LFS or Xet.
-        raise RetryableFailure(f"--hub: {' '.join(str(error).split())}; publish again") from error
+        raise RetryableFailure(f"--hub: {_line(error)}; publish again") from error
     except (HTTPError, OSError) as error:
         raise RetryableFailure(
             f"--hub: {repository!r} cannot be written to the Hub ({type(error).__name__}); publish again"
         ) from error
+
+
+def _answered(repository: str, error: HfHubHTTPError) -> HoneError:
+    status = error.response.status_code
+    if status >= 500 or status in _RETRIED:
+        return RetryableFailure(f"--hub: the Hub failed (HTTP {status}); publish again")
+    reason = f": {_line(error.server_message)}" if error.server_message else ""
+    return BadConfiguration(
+        f"--hub: the Hub refuses {repository!r} for this token (HTTP {status}{reason}); check the name, and "
+        "that the token may write there"
+    )
+
+
+def _line(message: object) -> str:
+    return " ".join(str(message).split())[:300]

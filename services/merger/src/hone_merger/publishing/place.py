@@ -7,18 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hone_contract.artifact import write_atomically
+from hone_contract.artifact import flush
 from hone_contract.errors import BadConfiguration, RetryableFailure
 from hone_contract.store import Store
 
 
-def check_place(target: Path, store: Store) -> Path:
-    """The absolute path. Raises BadConfiguration for one in the store, or that is taken, or has no folder."""
+def check_place(target: Path, store: Store, *, folder: bool = False) -> Path:
+    """The absolute path. Raises BadConfiguration for one in the store, or that is taken, or has no folder.
+
+    For a `folder`, one that is there and empty will do.
+    """
     place = target.expanduser().resolve()
     root = store.root.resolve()
     if place == root or root in place.parents:
         raise BadConfiguration(f"{target} is in the store {store.root}, which only Hone writes; name another")
-    if place.is_dir() and not any(place.iterdir()):
+    if folder and place.is_dir() and not any(place.iterdir()):
         return place
     if place.exists():
         raise BadConfiguration(f"{target} is there already; remove it or name another")
@@ -42,17 +45,23 @@ def becoming(place: Path) -> Iterator[Path]:
     partial = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
     try:
         yield partial
+        for path in [*partial.rglob("*"), partial]:
+            flush(path)
         if place.is_dir():
             place.rmdir()
         partial.rename(place)
+        flush(place.parent)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)
         partial.unlink(missing_ok=True)
 
 
-def write_digest(place: Path) -> None:
-    """`<name>.sha256` beside the file, for `sha256sum -c`."""
-    with place.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    write_atomically(place.with_name(f"{place.name}.sha256"), f"{digest}  {place.name}\n")
+@contextmanager
+def becoming_with_digest(place: Path) -> Iterator[Path]:
+    """The same for a file, and `<name>.sha256` beside it, for `sha256sum -c`."""
+    with becoming(place.with_name(f"{place.name}.sha256")) as digest, becoming(place) as partial:
+        yield partial
+        with partial.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.write_text(f"{found}  {place.name}\n", encoding="utf-8")
