@@ -68,5 +68,5 @@ def write_gguf(model: Artifact, target: Path, kind: GgufType, converter: Path, s
 def _interpreter(converter: Path) -> str:
     """Of an environment beside the script; else this one, which has what most models need."""
     # The script's requirements pin another torch than this package's, so they may not share one.
-    own = converter.parent / ".venv" / "bin" / "python"
+    own = converter.resolve().parent / ".venv" / "bin" / "python"
     return str(own) if own.is_file() else sys.executable
