@@ -18,6 +18,7 @@ from hone_contract.artifact import Artifact, draft, open_artifact, seal
 from hone_contract.events import Reporter
 from hone_contract.probes import read_probes, write_probes
 from hone_contract.store import Store
+from hone_merger.content import plan_content
 from hone_merger.fusing.four_bits import parameters_in_4_bits, through_4_bits
 from hone_merger.fusing.layout import plan_layout
 from hone_merger.imported import import_adapter
@@ -152,6 +153,16 @@ def test_the_original_is_taken_where_it_is_nearer(store: Store, imported: Artifa
     told = report_of(merged(store, "near-0123456789"))["weights"]
     assert told["base_weights"] == "original"
     assert told["mean_delta_from_trained"]["original"] < told["mean_delta_from_trained"]["dequantized"]
+
+
+def test_a_measurement_that_comes_out_otherwise_is_another_draft(
+    store: Store, imported: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(store, imported.manifest.id, "sky")
+    first = plan_content(plan, Reporter("merger")).measured
+    monkeypatch.setattr("hone_merger.qlora._distance", lambda *_: next(found))
+    found = iter([0.1, float("nan")])
+    assert first != plan_content(plan, Reporter("merger")).measured == {"dequantized": False}
 
 
 def test_4_bits_for_an_adapter_that_was_trained_without_are_refused(

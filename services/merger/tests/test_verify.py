@@ -62,7 +62,10 @@ def test_a_model_is_what_was_merged(filled: Store, adapter: Artifact, dtype: Dty
 
 def test_whole_weights_too(filled: Store, base: Artifact, tmp_path: Path) -> None:
     tuned = seal_weights(weights_folder(tmp_path / "tuned", base.path), base, filled, "whole-0123456789")
-    assert verify(merged(filled, tuned.manifest.id), filled, REPORTER)["tensors"]
+    model = merged(filled, tuned.manifest.id)
+    assert verify(model, filled, REPORTER)["compared"] == 1
+    with pytest.raises(BadInput, match="its weights are not those of"):
+        verify(resealed(model, "weights"), filled, REPORTER)
 
 
 def test_with_another_base_nothing_is_recomputed(

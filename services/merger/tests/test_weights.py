@@ -76,7 +76,7 @@ def test_the_model_is_sealed_and_live(done: tuple[Store, Outcome], model: Artifa
     assert outcome.out == f"faq/{RUN}\n"
     assert store.read_live("faq") == RUN
     assert not store.partials()
-    assert model.manifest.tools.keys() == {"torch", "transformers", "peft"}
+    assert model.manifest.tools.keys() == {"torch", "transformers", "peft", "bitsandbytes"}
 
 
 def test_the_model_names_the_weights_and_the_base(done: tuple[Store, Outcome], model: Artifact) -> None:

@@ -17,6 +17,7 @@ _TENSORS, _ROWS = 8, 64
 def check_samples(layout: Layout, adapter: Path, folder: Path) -> Mapping[str, object]:
     """64 rows of up to 8 tensors as W + scaling * B @ A in float64, from the files of base and adapter.
 
+    Where the base goes through 4 bits, W is what they leave; that rounding is judged by the probes alone.
     Raises BadInput when a written row is not that, but for rounding, or all of them are the base's.
     Only what a plain adapter of linear layers changes can be computed so; the probes judge the rest.
     """

@@ -29,6 +29,10 @@ class Content(Protocol):
     def size(self) -> int:
         """Bytes of its weights."""
 
+    @property
+    def measured(self) -> Mapping[str, object]:
+        """What its bytes depend on beside the plan: a measurement may come out otherwise after a kill."""
+
     def expected(self, probe: Probe) -> Logprobs:
         """What the model is to make of a probe, but for rounding."""
 
@@ -64,6 +68,10 @@ class Fused:
     @property
     def layout(self) -> Layout:
         return self.choice.layout
+
+    @property
+    def measured(self) -> Mapping[str, object]:
+        return {"dequantized": self.choice.dequantized}
 
     def expected(self, probe: Probe) -> Logprobs:
         return probe.adapter if probe.trained is None or not self.choice.dequantized else probe.trained
@@ -103,6 +111,10 @@ class TakenOver:
         dtype = main_dtype(stored_tensors(plan.tuned.path))
         size = sum(entry.size for entry in plan.tuned.manifest.files)
         return cls(plan.base.path, plan.tuned.path, dtype, size)
+
+    @property
+    def measured(self) -> Mapping[str, object]:
+        return {}
 
     def expected(self, probe: Probe) -> Logprobs:
         return probe.adapter

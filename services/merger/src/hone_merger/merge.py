@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hone_contract.artifact import Artifact, draft, flush, held, open_artifact, seal, write_atomically
@@ -18,7 +18,7 @@ from hone_contract.store import Store
 from hone_merger.card import FILE_NAME as CARD
 from hone_merger.card import model_card
 from hone_merger.content import Content, plan_content
-from hone_merger.fusing.shards import drop_notes
+from hone_merger.fusing.shards import drop_notes, forget
 from hone_merger.plan import TOOLS, Plan
 from hone_merger.report import write_report
 from hone_merger.streaming import score_all, streamed
@@ -37,13 +37,13 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
     start = time.monotonic()
     reporter.tell("merging", _intention(plan))
     target = store.model(plan.name, plan.version)
-    content = plan_content(plan, reporter)
-    _check_room(target, content.size)
-    with (
-        held(plan.base.path),
-        held(plan.tuned.path),
-        draft(target, plan.identity, keep=content.goes_on) as partial,
-    ):
+    with ExitStack() as stack:
+        for source in (plan.base, plan.tuned):
+            stack.enter_context(held(source.path))
+        content = plan_content(plan, reporter)
+        _check_room(target, content.size)
+        identity = {**plan.identity, **content.measured}
+        partial = stack.enter_context(draft(target, identity, keep=content.goes_on))
         with Progress("merging", "B", content.size, reporter) as progress:
             digests = content.write(partial, progress.advance)
         copy_tokenizer(plan.tuned.path, partial)
@@ -103,10 +103,15 @@ def _check_room(target: Path, size: int) -> None:
 def _flushed(files: list[Path]) -> Iterator[None]:
     """The disk takes them during the body; `seal` would only begin to wait for it."""
     with ThreadPoolExecutor(1) as pool:
-        flushing = [pool.submit(flush, file) for file in files]
-        yield
-        for each in flushing:
-            each.result()
+        flushing = {file: pool.submit(flush, file) for file in files}
+        try:
+            yield
+        finally:
+            for file in (file for file, done in flushing.items() if done.exception() is not None):
+                # The kernel tells it once, so the file must not be gone on with.
+                forget(file)
+        for done in flushing.values():
+            done.result()
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -125,11 +130,14 @@ def _prove(folder: Path, probes: Probes, content: Content) -> Probes:
     ]
     result = probes.model_copy(update={"probes": proven})
     distances = _distances(result, content)
-    if distances["mean_delta_from_adapter"] >= distances["mean_delta_from_base"]:
+    # Two bases that differ are apart by themselves, so what the tuning changed is a measure too.
+    effect = mean_delta([probe.adapter for probe in probes.probes], [probe.base for probe in probes.probes])
+    if not distances["mean_delta_from_adapter"] < min(distances["mean_delta_from_base"], effect):
         raise BadInput(
             "the merged model is not the tuned model: its logprobs are "
             f"{distances['mean_delta_from_adapter']:.4f} away from the tuned model's and "
-            f"{distances['mean_delta_from_base']:.4f} from the base's; nothing was published"
+            f"{distances['mean_delta_from_base']:.4f} from the base's, which the tuning changed by "
+            f"{effect:.4f}; nothing was published"
         )
     return result
 

@@ -100,8 +100,8 @@ def make_plan(
     in_4_bits = read_probes(tuned.path).trained_in_4_bits
     if base_weights == "dequantized" and not in_4_bits:
         raise BadConfiguration(
-            f"--base-weights dequantized: {run_id} was trained on its base as it is, not in 4 bits; leave "
-            "it out (an adapter that QLoRA made elsewhere: import it with --qlora)"
+            f"--base-weights dequantized: the probes of {run_id} do not say that it was trained in 4 bits; "
+            "leave it out (an adapter that QLoRA made elsewhere: import it with --qlora)"
         )
     weights: BaseWeights = (base_weights or "auto") if in_4_bits else "original"
     asked = weights if in_4_bits and weights != "auto" else None

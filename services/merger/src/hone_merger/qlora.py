@@ -4,6 +4,7 @@ The training saw the base through 4 bits, and a server serves it whole. Which of
 what was trained is a matter of the model, so both are asked, before either is written.
 """
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ def choose_base(plan: Plan, reporter: Reporter) -> Choice:
     layouts = {name: _layout(plan, name == "dequantized") for name in ("original", "dequantized")}
     probes = read_probes(plan.tuned.path).probes
     distances = {name: _distance(plan.base.path, layout, probes) for name, layout in layouts.items()}
-    nearer = min(distances, key=distances.__getitem__)
+    nearer = min(distances, key=lambda name: math.inf if math.isnan(distances[name]) else distances[name])
     told = {"base_weights": nearer, "mean_delta_from_trained": distances}
     numbers = ", ".join(f"{distance:.2g} {name}" for name, distance in distances.items())
     reporter.tell("base_chosen", f"{nearer}: mean difference of logprobs {numbers}", distances={**distances})

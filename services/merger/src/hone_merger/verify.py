@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from hone_contract.artifact import Artifact, held, open_artifact
-from hone_contract.errors import ArtifactMissing, BadInput
+from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.events import Reporter
 from hone_contract.probes import mean_delta, read_probes
 from hone_contract.store import Store
@@ -56,7 +56,7 @@ def _parts(model: Artifact, store: Store) -> Parts:
             force_base=True,
         )
         open_artifact(plan.base.path, "base", digests=True)
-    except ArtifactMissing as error:
+    except BadConfiguration as error:
         return Parts(None, str(error))
     if plan.lineage != model.manifest.lineage:
         return Parts(None, f"{run_id} or its base in the store is not the one that the model was made from")
@@ -68,8 +68,21 @@ def _recompute(model: Artifact, parts: Parts, reporter: Reporter) -> Mapping[str
         told = f"not recomputed from adapter and base: {parts.missing}"
         reporter.tell("not_recomputed", told, level="warning")
         return {"not_recomputed": parts.missing}
+    if parts.plan.kind == "weights":
+        return _compare(model, parts.plan.tuned)
     with held(parts.plan.base.path), held(parts.plan.tuned.path):
         return plan_content(parts.plan, reporter).check(model.path)
+
+
+def _compare(model: Artifact, weights: Artifact) -> Mapping[str, object]:
+    """Whole weights were taken over byte for byte; the bytes of both were compared with these digests."""
+    ours, theirs = (
+        {entry.path: entry.sha256 for entry in each.manifest.files if entry.path.endswith(".safetensors")}
+        for each in (model, weights)
+    )
+    if ours != theirs:
+        raise BadInput(f"{model.path}: its weights are not those of {weights.path}")
+    return {"compared": len(ours)}
 
 
 def _score(model: Artifact) -> Mapping[str, object]:
@@ -77,7 +90,7 @@ def _score(model: Artifact) -> Mapping[str, object]:
     texts = [(probe.prompt_token_ids, probe.continuation_token_ids) for probe in probes]
     recorded: Any = [probe.merged for probe in probes]
     distance = mean_delta(score_all(streamed(model.path), texts), recorded)
-    if distance > _ALLOWED:
+    if not distance <= _ALLOWED:
         raise BadInput(
             f"{model.path}: its logprobs on the probes are {distance:.4f} away from those that its merge "
             f"recorded (allowed: {_ALLOWED}), though its bytes are the same; this machine computes "

@@ -100,6 +100,11 @@ def drop_notes(folder: Path) -> None:
         note.unlink()
 
 
+def forget(shard: Path) -> None:
+    """Have a merge that goes on write it anew."""
+    _note(shard).unlink(missing_ok=True)
+
+
 def _clear(folder: Path, shards: list[Shard]) -> None:
     kept = {path for shard in shards for path in (folder / shard.name, _note(folder / shard.name))}
     for path in folder.iterdir():
@@ -132,6 +137,8 @@ def _write(shard: Shard, path: Path, pool: ThreadPoolExecutor, wrote: Callable[[
                 data = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
                 hashed.write(data).add_done_callback(give_back)
                 wrote(len(data))
+                # Or they would be kept while the next is waited for.
+                del tensor, data
     unfinished.rename(path)
     write_atomically(_note(path), hashed.digest + "\n")
     return hashed.digest
@@ -169,7 +176,7 @@ def _in_order(
 ) -> Iterator[tuple[torch.Tensor, Callable[[object], None]]]:
     """What the outputs' parts make, computed ahead while rooms are free; each to be given back after its use.
 
-    A part that is larger than a room takes several, and one that is larger than all of them is alone.
+    A part that is larger than a room takes several; one that is larger than all of them waits for them.
     """
     free: SimpleQueue[torch.Tensor] = SimpleQueue()
     for _ in range(_ROOMS):
