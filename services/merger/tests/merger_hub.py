@@ -29,6 +29,8 @@ class Hub(ThreadingHTTPServer):
         self.blobs: dict[str, bytes] = {}
         """Of Git LFS, by SHA-256."""
         self.loses_blobs = False
+        self.xet_status = 200
+        """To who asks for a token of Xet."""
         self.batch_error = ""
         """Of Git LFS, for each file that it is asked about."""
         self.tokens: set[str | None] = set()
@@ -103,6 +105,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.server.tokens.add(self.headers["Authorization"])
         body = self._body()
+        if "/xet-write-token/" in self.path:
+            self._say(self.server.xet_status, {})
+            return
         self._say(self.server.status, self.server.answer(self.path.partition("?")[0], body))
 
     do_GET = do_POST

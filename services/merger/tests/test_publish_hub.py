@@ -96,6 +96,13 @@ def test_weights_that_are_not_taken_are_told(tmp_path: Path, hub: Hub) -> None:
 
 
 @pytest.mark.usefixtures("model")
+def test_a_token_that_xet_does_not_take_is_told(tmp_path: Path, hub: Hub) -> None:
+    hub.xet_status = 403
+    assert "403 Forbidden" in refused(tmp_path, 78, **hub.environment | {"HF_HUB_DISABLE_XET": "0"}).err
+    assert hub.commits == []
+
+
+@pytest.mark.usefixtures("model")
 def test_a_hub_that_is_away_may_be_asked_again(tmp_path: Path, hub: Hub) -> None:
     refused(tmp_path, 75, **hub.environment | {"HF_ENDPOINT": "http://127.0.0.1:9"})
 

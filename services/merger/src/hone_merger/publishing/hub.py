@@ -1,5 +1,6 @@
 """A repository on the Hugging Face Hub, by the Hub's own client, in one commit."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from hone_merger.publishing.bundle import Bundle
 
 # Too slow, in conflict with another commit, no longer on top of what it began with, too often.
 _RETRIED = (408, 409, 412, 429)
+# What hf_xet 1 makes of a token that the Hub does not take: a ConnectionError with the status in its text.
+_XET_REFUSES = re.compile(r"\((401|403) ")
 
 
 def check_hub(repository: str) -> str:
@@ -58,17 +61,23 @@ def _told(repository: str) -> Iterator[None]:
         raise _answered(repository, error) from error
     except (PermissionError, ValueError, KeyError) as error:
         # Xet's refusal of the token; an answer that is none of a Hub, or says that a file is not taken.
-        raise BadConfiguration(
-            f"--hub: {repository!r} cannot be written ({_line(error)}); check the token, and HF_ENDPOINT "
-            "where it is set"
-        ) from error
+        raise _refused(repository, error) from error
     except RuntimeError as error:
         # What the client makes of whatever happened to a large file, by Git LFS or Xet.
         raise RetryableFailure(f"--hub: {_line(error)}; publish again") from error
     except (HTTPError, OSError) as error:
+        if _XET_REFUSES.search(str(error)):
+            raise _refused(repository, error) from error
         raise RetryableFailure(
             f"--hub: {repository!r} cannot be written to the Hub ({type(error).__name__}); publish again"
         ) from error
+
+
+def _refused(repository: str, error: Exception) -> BadConfiguration:
+    return BadConfiguration(
+        f"--hub: {repository!r} cannot be written ({_line(error)}); check the token, and HF_ENDPOINT where "
+        "it is set"
+    )
 
 
 def _answered(repository: str, error: HfHubHTTPError) -> HoneError:
