@@ -13,7 +13,7 @@ import pytest
 import torch
 from merger_cli import refusal, run_merger
 from merger_published import expected, published
-from merger_tiny import HUB_NAME, bytes_of
+from merger_tiny import HUB_NAME, bytes_of, edit_json
 from merger_weights import seal_weights, weights_folder
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -126,6 +126,18 @@ def test_an_adapter_of_a_base_from_elsewhere_is_published_as_it_is(tmp_path: Pat
     assert "The base is not on the Hub" in card and "base_model" not in card
 
 
+def test_a_path_of_this_machine_does_not_leave(filled: Store, base: Artifact, adapter: Artifact) -> None:
+    with draft(filled.adapter("sky-0123456789"), {}) as partial:
+        shutil.copytree(adapter.path, partial, dirs_exist_ok=True)
+        edit_json(partial / "adapter_config.json", base_model_name_or_path="/home/somebody/base")
+        ours = seal(partial, "adapter", "sky-0123456789", lineage={"base": base.source})
+    [config] = [
+        item.content for item in make_bundle(ours, filled).items if item.name == "adapter_config.json"
+    ]
+    assert isinstance(config, bytes)
+    assert json.loads(config)["base_model_name_or_path"] == base.manifest.id
+
+
 @pytest.mark.parametrize(("r", "option"), [(16, "=./\n"), (20, " --max-lora-rank 32\n"), (999, " 512\n")])
 def test_the_card_says_which_rank_vllm_is_to_expect(
     filled: Store, base: Artifact, adapter: Artifact, r: int, option: str
@@ -188,7 +200,9 @@ def test_an_archive_has_the_same_bytes_each_time(tmp_path: Path, model: Artifact
         (["sky", "--folder", "store/models/sky/out"], "only Hone writes"),
         (["sky", "--folder", "store"], "only Hone writes"),
         (["sky", "--folder", "missing/out"], "make it first"),
-        (["sky", "--archive", "empty"], "is there already"),
+        (["sky", "--folder", "/proc"], "is where a disk is mounted"),
+        (["sky", "--archive", "sky.zip"], "ends neither with .tar nor with .tar.gz"),
+        (["sky", "--gguf", "empty", "--converter", "none.py"], "is there already"),
         (["sky/other", "--folder", "out"], "no model at store/models/sky/other"),
         (["sky", "--hub", "somebody/some-model"], "set HF_TOKEN"),
         (["sky", "--gguf", "out.gguf"], "git clone https://github.com/ggml-org/llama.cpp"),

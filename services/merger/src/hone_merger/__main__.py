@@ -14,7 +14,7 @@ from hone_contract.store import Store
 from hone_merger.adapter_config import check_adapter, named_base
 from hone_merger.lookup import find_model, locate
 from hone_merger.plan import BaseWeights, Dtype, make_plan
-from hone_merger.publishing.archive import write_archive
+from hone_merger.publishing.archive import check_archive, write_archive
 from hone_merger.publishing.bundle import Bundle, make_bundle
 from hone_merger.publishing.folder import write_folder
 from hone_merger.publishing.gguf import CONVERTER, GgufType, find_converter, write_gguf
@@ -203,7 +203,7 @@ def _destination(
         check_place(options.folder, store, folder=True)
         return lambda artifact: write_folder(bundle(artifact), options.folder, store, reporter)
     if options.archive:
-        check_place(options.archive, store)
+        check_archive(options.archive, store)
         return lambda artifact: write_archive(bundle(artifact), options.archive, store, reporter)
     check_place(options.gguf, store)
     converter = find_converter(options.converter)

@@ -1,4 +1,4 @@
-"""One tar file for a release: the same artifact gives the same bytes, whenever and by whomever it is made."""
+"""One tar file for a release: nothing in it tells when or by whom it was packed."""
 
 import gzip
 import io
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 from hone_contract.progress import Progress
 from hone_contract.store import Store
@@ -15,18 +16,25 @@ from hone_merger.publishing.bundle import Bundle, Item
 from hone_merger.publishing.place import becoming_with_digest, check_place, check_room
 
 
-def write_archive(bundle: Bundle, target: Path, store: Store, reporter: Reporter) -> Path:
-    """With one folder in it; compressed when its name ends with .gz, which gains little on weights.
+def check_archive(target: Path, store: Store) -> Path:
+    """As `check_place`, and BadConfiguration for another format than .tar and .tar.gz."""
+    if not target.name.endswith((".tar", ".tar.gz")):
+        raise BadConfiguration(f"--archive: {target.name} ends neither with .tar nor with .tar.gz")
+    return check_place(target, store)
 
-    Its digest is beside it, for `sha256sum -c`. Raises as `check_place` and `check_room` do.
+
+def write_archive(bundle: Bundle, target: Path, store: Store, reporter: Reporter) -> Path:
+    """With one folder in it; compressed when its name ends with .tar.gz, which gains little on weights.
+
+    Its digest is beside it, for `sha256sum -c`. Raises as `check_archive` and `check_room` do.
     """
-    place = check_place(target, store)
+    place = check_archive(target, store)
     check_room(place, bundle.size)
     time = int(bundle.artifact.manifest.created_at.timestamp())
     with (
         Progress("archiving", "B", bundle.size, reporter) as progress,
         becoming_with_digest(place) as partial,
-        _stream(partial, place.name.endswith(".gz"), time) as stream,
+        _stream(partial, place.name.endswith(".tar.gz"), time) as stream,
         tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,
     ):
         for item in bundle.items:

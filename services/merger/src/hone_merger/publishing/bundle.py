@@ -85,7 +85,7 @@ def _may_leave(name: str) -> bool:
 
 
 def _of_adapter(adapter: Artifact, store: Store) -> list[Item]:
-    """Its card, and where its base comes from the Hub a configuration that names it as others find it."""
+    """Its card, and a configuration that names the base as others find it, never by a path."""
     trained_on = adapter.manifest.lineage["base"]
     base = open_artifact(store.base(trained_on.id), "base")
     if base.manifest.digest != trained_on.digest:
@@ -97,7 +97,8 @@ def _of_adapter(adapter: Artifact, store: Store) -> list[Item]:
     config = read_json(adapter.path / CONFIG)
     card = Item.made(CARD, adapter_card(plan, store, config))
     repository = hub_repository(base.manifest.lineage.get("source", Source(id="")).id)
-    if repository is None:
+    named = config.get("base_model_name_or_path")
+    if repository is None and isinstance(named, str) and not named.startswith(("/", ".", "~")):
         return [card]
-    config["base_model_name_or_path"] = repository
+    config["base_model_name_or_path"] = repository or base.manifest.id
     return [card, Item.made(CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")]

@@ -21,10 +21,13 @@ def check_place(target: Path, store: Store, *, folder: bool = False) -> Path:
     root = store.root.resolve()
     if place == root or root in place.parents:
         raise BadConfiguration(f"{target} is in the store {store.root}, which only Hone writes; name another")
+    if place.is_mount():
+        raise BadConfiguration(f"{target} is where a disk is mounted; name a folder or a file in it")
     if folder and place.is_dir() and not any(place.iterdir()):
         return place
-    if place.exists():
-        raise BadConfiguration(f"{target} is there already; remove it or name another")
+    for taken in (place, place if folder else digest_file(place)):
+        if taken.exists():
+            raise BadConfiguration(f"{taken} is there already; remove it or name another")
     if not place.parent.is_dir():
         raise BadConfiguration(f"{place.parent} is no folder; make it first")
     return place
@@ -37,6 +40,11 @@ def check_room(place: Path, size: int) -> None:
         raise RetryableFailure(
             f"{place.parent} has {free / 1e9:.1f} GB left, and this takes {size / 1e9:.1f} GB; make room"
         )
+
+
+def digest_file(place: Path) -> Path:
+    """The file beside it that has its digest."""
+    return place.with_name(f"{place.name}.sha256")
 
 
 @contextmanager
@@ -60,7 +68,7 @@ def becoming(place: Path) -> Iterator[Path]:
 @contextmanager
 def becoming_with_digest(place: Path) -> Iterator[Path]:
     """The same for a file, and `<name>.sha256` beside it, for `sha256sum -c`."""
-    with becoming(place.with_name(f"{place.name}.sha256")) as digest, becoming(place) as partial:
+    with becoming(digest_file(place)) as digest, becoming(place) as partial:
         yield partial
         with partial.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
