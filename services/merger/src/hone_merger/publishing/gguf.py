@@ -9,11 +9,14 @@ from typing import Literal
 
 from hone_contract.artifact import Artifact
 from hone_contract.errors import BadConfiguration, BadInput
+from hone_contract.hub import VARIABLES
 from hone_contract.store import Store
 from hone_merger.publishing.place import becoming_with_digest, check_place, check_room
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 CONVERTER = "convert_hf_to_gguf.py"
+# The first bytes of every file in that format (ggml's docs/gguf.md).
+_MAGIC = b"GGUF"
 _REPOSITORY = "https://github.com/ggml-org/llama.cpp"
 _REQUIREMENTS = "requirements/requirements-convert_hf_to_gguf.txt"
 
@@ -52,6 +55,7 @@ def write_gguf(model: Artifact, target: Path, kind: GgufType, converter: Path, s
         command = [_interpreter(converter), str(converter), str(model.path), "--outfile", str(partial)]
         done = subprocess.run(
             [*command, "--outtype", kind],
+            env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -59,10 +63,23 @@ def write_gguf(model: Artifact, target: Path, kind: GgufType, converter: Path, s
             errors="replace",
             check=False,
         )
-        if done.returncode or not partial.is_file():
+        if done.returncode or not _is_gguf(partial):
             last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
             raise BadInput(f"{converter.name} could not convert {model.manifest.id}: {last[:300]}")
     return place
+
+
+def _environment() -> dict[str, str]:
+    """Somebody else's program gets no token, and needs none: what it reads is in the folder."""
+    kept = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    return kept | {"HF_HUB_OFFLINE": "1"}
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) == _MAGIC
 
 
 def _interpreter(converter: Path) -> str:

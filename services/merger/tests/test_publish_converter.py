@@ -1,0 +1,35 @@
+"""llama.cpp's converter is somebody else's program: what it is given, and what is taken from it."""
+
+from pathlib import Path
+
+import pytest
+from merger_cli import run_merger
+from merger_hub import TOKEN
+from merger_published import published
+
+from hone_merger.publishing.gguf import CONVERTER
+
+_TARGET = "open(sys.argv[sys.argv.index('--outfile') + 1], 'w')"
+LOOKS_AROUND = (
+    f"import os, sys; {_TARGET}.write('GGUF' + ' '.join(os.environ) + os.environ['HF_HUB_OFFLINE'])"
+)
+WRITES_OTHER = f"import sys; print('done'); {_TARGET}.write('safetensors')"
+
+
+@pytest.mark.usefixtures("model")
+def test_it_gets_no_token_and_asks_no_hub(tmp_path: Path) -> None:
+    (tmp_path / CONVERTER).write_text(LOOKS_AROUND)
+    tokens = {"HF_TOKEN": TOKEN, "HUGGINGFACE_HUB_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0"}
+    published(tmp_path, "sky", "--gguf", "sky.gguf", "--converter", CONVERTER, **tokens)
+    saw = (tmp_path / "sky.gguf").read_text()
+    assert "TOKEN" not in saw and "PATH" in saw and saw.endswith("1")
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(("script", "told"), [(WRITES_OTHER, ": done\n"), ("", ": it said nothing\n")])
+def test_what_it_writes_must_be_gguf(tmp_path: Path, script: str, told: str) -> None:
+    (tmp_path / CONVERTER).write_text(script)
+    outcome = run_merger(tmp_path, "publish", "sky", "--gguf", "sky.gguf", "--converter", CONVERTER)
+    assert (outcome.code, outcome.out) == (65, "")
+    assert outcome.err.endswith(told)
+    assert {path.name for path in tmp_path.iterdir()} == {"store", CONVERTER}
