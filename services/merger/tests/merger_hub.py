@@ -64,6 +64,11 @@ class Hub(ThreadingHTTPServer):
                 "transfer": "basic",
                 "objects": [self._action(each) for each in json.loads(body)["objects"]],
             }
+        if "/tree/" in path:
+            return [
+                {"type": "file", "path": name, "size": len(data), "oid": _git_hash(data)}
+                for name, data in self.files.items()
+            ]
         if "/commit/" in path:
             return self._commit(body)
         return {"id": "somebody/some-model", "sha": COMMIT}
@@ -92,6 +97,9 @@ class Hub(ThreadingHTTPServer):
                 self.files[value["path"]] = base64.b64decode(value["content"])
             elif told["key"] == "lfsFile":
                 self.files[value["path"]] = self.blobs[value["oid"]]
+            else:
+                assert told["key"] == "deletedFile", told
+                del self.files[value["path"]]
         return {"commitUrl": f"{self.address}/somebody/some-model/commit/{COMMIT}", "commitOid": COMMIT}
 
 

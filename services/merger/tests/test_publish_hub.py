@@ -57,6 +57,18 @@ def test_the_same_content_is_published_again(tmp_path: Path, hub: Hub) -> None:
     assert len(hub.commits) == 2 and "config.json" in hub.files
 
 
+def test_what_an_earlier_publication_left_goes_in_the_same_commit(
+    tmp_path: Path, model: Artifact, hub: Hub
+) -> None:
+    mine = {"LICENSE": b"mine", "figures/one.safetensors": b"mine", ".gitattributes": b"the Hub's"}
+    earlier = ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "probes.json")
+    hub.files = mine | dict.fromkeys(earlier, b"of another model")
+    published(tmp_path, "sky", "--hub", REPOSITORY, **hub.environment)
+    assert len(hub.commits) == 1
+    assert hub.files.keys() == {*mine, *expected(model), "SHA256SUMS"}
+    assert hub.files.items() >= mine.items()
+
+
 def test_the_other_variable_has_the_token_too(tmp_path: Path, adapter: Artifact, hub: Hub) -> None:
     environment = hub.environment | {"HF_TOKEN": "", "HUGGINGFACE_HUB_TOKEN": "hf_other"}
     published(tmp_path, adapter.manifest.id, "--hub", REPOSITORY, **environment)

@@ -198,7 +198,7 @@ def _destination(
         from hone_merger.publishing.hub import check_hub, upload
 
         token = check_hub(options.hub)
-        return lambda artifact: upload(bundle(artifact), options.hub, token, public=options.public)
+        return lambda artifact: upload(bundle(artifact), options.hub, token, reporter, public=options.public)
     if options.folder:
         check_place(options.folder, store, folder=True)
         return lambda artifact: write_folder(bundle(artifact), options.folder, store, reporter)

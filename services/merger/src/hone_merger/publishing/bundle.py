@@ -70,7 +70,7 @@ def make_bundle(artifact: Artifact, store: Store, *, with_probes: bool = False) 
     items = {
         entry.path: Item(entry.path, artifact.path / entry.path, entry.size, entry.sha256)
         for entry in artifact.manifest.files
-        if _may_leave(entry.path) or (with_probes and entry.path == PROBES)
+        if may_leave(entry.path) or (with_probes and entry.path == PROBES)
     }
     if artifact.manifest.kind == "adapter":
         items |= {item.name: item for item in _of_adapter(artifact, store)}
@@ -80,8 +80,9 @@ def make_bundle(artifact: Artifact, store: Store, *, with_probes: bool = False) 
     return Bundle(artifact, title, [*listed, Item.made(SUMS, sums)])
 
 
-def _may_leave(name: str) -> bool:
-    return name in _NAMES or name.endswith(_WEIGHTS)
+def may_leave(name: str) -> bool:
+    """Whether it is a file that is published, by its name; probes are not, unless they are asked for."""
+    return name in _NAMES or ("/" not in name and name.endswith(_WEIGHTS))
 
 
 def _of_adapter(adapter: Artifact, store: Store) -> list[Item]:

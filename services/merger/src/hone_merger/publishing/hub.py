@@ -5,13 +5,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import disable_progress_bars, logging, validate_repo_id
 
 from hone_contract.errors import BadConfiguration, HoneError, RetryableFailure
+from hone_contract.events import Reporter
 from hone_contract.hub import hub_token
-from hone_merger.publishing.bundle import Bundle
+from hone_contract.probes import FILE_NAME as PROBES
+from hone_contract.progress import Progress
+from hone_merger.publishing.bundle import Bundle, Item, may_leave
 
 # Too slow, in conflict with another commit, no longer on top of what it began with, too often.
 _RETRIED = (408, 409, 412, 429)
@@ -33,22 +36,46 @@ def check_hub(repository: str) -> str:
     return token
 
 
-def upload(bundle: Bundle, repository: str, token: str, *, public: bool) -> str:
+def upload(bundle: Bundle, repository: str, token: str, reporter: Reporter, *, public: bool) -> str:
     """Make the repository if there is none, private unless `public`; the commit's address.
 
-    What is there already is not sent again. Raises BadConfiguration when the Hub refuses token, name or
-    files, RetryableFailure when it does not answer.
+    What is there already is not sent again; what an earlier publication left there goes in the same commit.
+    Raises BadConfiguration when the Hub refuses token, name or files, RetryableFailure when it does not
+    answer.
     """
     # Only events belong on standard error where nobody looks at it.
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         disable_progress_bars()
     hub = HfApi(token=token)
-    adds = [CommitOperationAdd(item.name, item.content) for item in bundle.items]
+    adds = [_add(item) for item in bundle.items]
     with _told(repository):
         hub.create_repo(repository, private=not public, exist_ok=True)
-        commit = hub.create_commit(repository, adds, commit_message=f"Publish {bundle.artifact.manifest.id}")
+        with Progress("uploading", "B", bundle.size, reporter) as progress:
+            for add, item in zip(adds, bundle.items, strict=True):
+                hub.preupload_lfs_files(repository, [add], free_memory=False)
+                progress.advance(item.size)
+        changes = [*adds, *_left_over(hub, repository, bundle)]
+        commit = hub.create_commit(
+            repository, changes, commit_message=f"Publish {bundle.artifact.manifest.id}"
+        )
     return str(commit.commit_url)
+
+
+def _add(item: Item) -> CommitOperationAdd:
+    add = CommitOperationAdd(item.name, item.content)
+    # From the manifest; the client would read every byte once more.
+    add.upload_info.sha256 = bytes.fromhex(item.digest)
+    return add
+
+
+def _left_over(hub: HfApi, repository: str, bundle: Bundle) -> list[CommitOperationDelete]:
+    """Another model's shards or index would be loaded with this one's weights, or in their place.
+
+    Only what a publication may have written; whatever else is there, such as a licence, stays.
+    """
+    there = set(hub.list_repo_files(repository)) - {item.name for item in bundle.items}
+    return [CommitOperationDelete(name) for name in sorted(there) if may_leave(name) or name == PROBES]
 
 
 @contextmanager
