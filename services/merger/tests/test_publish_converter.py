@@ -1,5 +1,6 @@
 """llama.cpp's converter is somebody else's program: what it is given, and what is taken from it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,18 @@ def test_it_gets_no_token_and_asks_no_hub(tmp_path: Path) -> None:
     published(tmp_path, "sky", "--gguf", "sky.gguf", "--converter", CONVERTER, **tokens)
     saw = (tmp_path / "sky.gguf").read_text()
     assert "TOKEN" not in saw and "PATH" in saw and saw.endswith("1")
+
+
+@pytest.mark.usefixtures("model")
+def test_its_last_lines_are_told_when_it_fails(tmp_path: Path) -> None:
+    (tmp_path / CONVERTER).write_text("for line in range(30): print('line', line)\n1 / 0\n")
+    outcome = run_merger(tmp_path, "publish", "sky", "--gguf", "sky.gguf", "--converter", CONVERTER)
+    assert outcome.code == 65
+    *events, error = outcome.err.splitlines()
+    told = [json.loads(line) for line in events]
+    said = [each["message"] for each in told if each["event"] == "converter"]
+    assert said[0].startswith("line 2") and said[-1] == "ZeroDivisionError: division by zero"
+    assert error.endswith(": ZeroDivisionError: division by zero") and "Traceback" not in error
 
 
 @pytest.mark.usefixtures("model")

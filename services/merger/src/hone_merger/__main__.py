@@ -207,7 +207,7 @@ def _destination(
         return lambda artifact: write_archive(bundle(artifact), options.archive, store, reporter)
     check_place(options.gguf, store)
     converter = find_converter(options.converter)
-    return lambda artifact: write_gguf(artifact, options.gguf, options.gguf_type, converter, store)
+    return lambda artifact: write_gguf(artifact, options.gguf, options.gguf_type, converter, store, reporter)
 
 
 def _open_base(name: str | None, folder: Path, store: Store) -> Artifact:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from hone_contract.artifact import Artifact
 from hone_contract.errors import BadConfiguration, BadInput
+from hone_contract.events import Reporter
 from hone_contract.hub import VARIABLES
 from hone_contract.store import Store
 from hone_merger.publishing.place import becoming_with_digest, check_place, check_room
@@ -17,6 +18,8 @@ GgufType = Literal["f32", "f16", "bf16", "q8_0"]
 CONVERTER = "convert_hf_to_gguf.py"
 # The first bytes of every file in that format (ggml's docs/gguf.md).
 _MAGIC = b"GGUF"
+# Of what the converter said, where it fails.
+_LAST_LINES = 10
 _REPOSITORY = "https://github.com/ggml-org/llama.cpp"
 _REQUIREMENTS = "requirements/requirements-convert_hf_to_gguf.txt"
 
@@ -41,7 +44,9 @@ def find_converter(named: Path | None) -> Path:
     return chosen
 
 
-def write_gguf(model: Artifact, target: Path, kind: GgufType, converter: Path, store: Store) -> Path:
+def write_gguf(
+    model: Artifact, target: Path, kind: GgufType, converter: Path, store: Store, reporter: Reporter
+) -> Path:
     """Raises BadConfiguration for an adapter, BadInput with the converter's last words when it fails."""
     if model.manifest.kind != "model":
         raise BadConfiguration(
@@ -64,7 +69,10 @@ def write_gguf(model: Artifact, target: Path, kind: GgufType, converter: Path, s
             check=False,
         )
         if done.returncode or not _is_gguf(partial):
-            last = (done.stdout.strip().splitlines() or ["it said nothing"])[-1]
+            lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+            for line in lines[-_LAST_LINES:]:
+                reporter.tell("converter", line, level="warning")
+            last = lines[-1] if lines else "it said nothing"
             raise BadInput(f"{converter.name} could not convert {model.manifest.id}: {last[:300]}")
     return place
 
