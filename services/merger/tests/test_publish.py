@@ -75,7 +75,8 @@ def test_a_folder_has_the_model_and_no_conversation(tmp_path: Path, model: Artif
 
 
 def test_probes_leave_when_they_are_asked_for(tmp_path: Path, model: Artifact) -> None:
-    published(tmp_path, f"sky/{model.path.name}", "--folder", tmp_path / "sky", "--with-probes")
+    done = published(tmp_path, f"sky/{model.path.name}", "--folder", tmp_path / "sky", "--with-probes")
+    assert "probes.json goes too: it has conversations from the data" in done.err
     verified(tmp_path / "sky")
     assert (tmp_path / "sky" / "probes.json").read_bytes() == (model.path / "probes.json").read_bytes()
 
@@ -138,12 +139,22 @@ def test_a_path_of_this_machine_does_not_leave(filled: Store, base: Artifact, ad
     assert json.loads(config)["base_model_name_or_path"] == base.manifest.id
 
 
-@pytest.mark.parametrize(("r", "option"), [(16, "=./\n"), (20, " --max-lora-rank 32\n"), (999, " 512\n")])
-def test_the_card_says_which_rank_vllm_is_to_expect(
-    filled: Store, base: Artifact, adapter: Artifact, r: int, option: str
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ({"rank_pattern": {"q_proj": 16}}, "=./\n"),
+        ({"rank_pattern": {"q_proj": 20}}, " --max-lora-rank 32\n"),
+        ({"rank_pattern": {"q_proj": 999}}, "vLLM does not load an adapter of this kind"),
+        ({"use_dora": True}, "vLLM does not load an adapter of this kind"),
+        ({"modules_to_save": ["lm_head"]}, "vLLM does not load an adapter of this kind"),
+    ],
+)
+def test_the_card_says_how_vllm_loads_it_and_whether(
+    filled: Store, base: Artifact, adapter: Artifact, config: dict[str, object], told: str
 ) -> None:
-    plan = Plan(adapter, base, "sky", adapter.manifest.id)
-    assert option in adapter_card(plan, filled, {"r": 4, "rank_pattern": {"q_proj": r}})
+    card = adapter_card(Plan(adapter, base, "sky", adapter.manifest.id), filled, {"r": 4, **config})
+    assert told in card
+    assert ("vllm serve" in card) is (told[0] in "= ")
 
 
 def test_an_adapter_of_another_base_is_not_published(
@@ -205,6 +216,10 @@ def test_an_archive_has_the_same_bytes_each_time(tmp_path: Path, model: Artifact
         (["sky", "--gguf", "empty", "--converter", "none.py"], "is there already"),
         (["sky/other", "--folder", "out"], "no model at store/models/sky/other"),
         (["sky", "--hub", "somebody/some-model"], "set HF_TOKEN"),
+        (["sky", "--hub", ""], "set HF_TOKEN"),
+        (["sky", "--folder", "out", "--public"], "--public goes with --hub"),
+        (["sky", "--folder", "out", "--gguf-type", "f16"], "--gguf-type goes with --gguf"),
+        (["sky", "--gguf", "out.gguf", "--with-probes"], "a GGUF file has no place for probes"),
         (["sky", "--gguf", "out.gguf"], "git clone https://github.com/ggml-org/llama.cpp"),
         (["sky", "--gguf", "out.gguf", "--converter", "none.py"], "no converter none.py"),
     ],

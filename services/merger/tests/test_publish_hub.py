@@ -125,6 +125,6 @@ def test_a_client_that_may_not_ask_the_hub_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("model")
-@pytest.mark.parametrize("name", ["no-owner", "a/b/c", "-/x", "somebody/" + "x" * 200])
+@pytest.mark.parametrize("name", ["no-owner", "a/b/c", "-/x", "", "somebody/" + "x" * 200])
 def test_a_name_that_the_hub_cannot_have_is_told(tmp_path: Path, name: str) -> None:
     assert "--hub" in refusal(run_merger(tmp_path, "publish", "sky", f"--hub={name}", HF_TOKEN=TOKEN), 78)

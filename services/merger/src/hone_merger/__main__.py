@@ -109,9 +109,7 @@ def _add_publish(commands: "Commands") -> None:
     command.add_argument(
         "--with-probes", action="store_true", help="probes.json too, which has conversations from the data"
     )
-    command.add_argument(
-        "--gguf-type", choices=get_args(GgufType), default="bf16", help="number format (default: bf16)"
-    )
+    command.add_argument("--gguf-type", choices=get_args(GgufType), help="number format (default: bf16)")
     command.add_argument(
         "--converter", type=Path, help=f"llama.cpp's {CONVERTER} (default: in $LLAMA_CPP, or on PATH)"
     )
@@ -180,6 +178,9 @@ def _publish(options: argparse.Namespace, store: Store, reporter: Reporter) -> N
     with held(path):
         artifact = open_artifact(path, kind, digests=True)
         reporter.tell("publishing", f"publishing {kind} {artifact.manifest.id}")
+        if options.with_probes:
+            told = "probes.json goes too: it has conversations from the data"
+            reporter.tell("with_probes", told, level="warning")
         where = send(artifact)
     reporter.tell("published", f"{artifact.manifest.id} is at {where}")
     print(where)
@@ -189,11 +190,16 @@ def _destination(
     options: argparse.Namespace, store: Store, reporter: Reporter
 ) -> Callable[[Artifact], object]:
     """What sends an artifact there and says where it is; what is wrong with the place is told at once."""
+    for option, place in (("public", "hub"), ("gguf_type", "gguf"), ("converter", "gguf")):
+        if getattr(options, option) and getattr(options, place) is None:
+            raise BadConfiguration(f"--{option.replace('_', '-')} goes with --{place}; leave it out")
+    if options.with_probes and options.gguf is not None:
+        raise BadConfiguration("--with-probes: a GGUF file has no place for probes; leave it out")
 
     def bundle(artifact: Artifact) -> Bundle:
         return make_bundle(artifact, store, with_probes=options.with_probes)
 
-    if options.hub:
+    if options.hub is not None:
         # The Hub's client takes longer to import than all the rest.
         from hone_merger.publishing.hub import check_hub, upload
 
@@ -207,7 +213,9 @@ def _destination(
         return lambda artifact: write_archive(bundle(artifact), options.archive, store, reporter)
     check_place(options.gguf, store)
     converter = find_converter(options.converter)
-    return lambda artifact: write_gguf(artifact, options.gguf, options.gguf_type, converter, store, reporter)
+    return lambda artifact: write_gguf(
+        artifact, options.gguf, options.gguf_type or "bf16", converter, store, reporter
+    )
 
 
 def _open_base(name: str | None, folder: Path, store: Store) -> Artifact:

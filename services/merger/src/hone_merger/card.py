@@ -16,6 +16,8 @@ from hone_merger.plan import Plan
 FILE_NAME = "README.md"
 # What vLLM's --max-lora-rank may be, from its default on (vllm/config/lora.py).
 _SERVED_RANKS = (16, 32, 64, 128, 256, 320, 512)
+# What vLLM refuses to load beside a base (vllm/lora/peft_helper.py).
+_NOT_SERVED = ("use_dora", "modules_to_save", "lora_bias")
 
 
 def model_card(plan: Plan, store: Store, distances: Mapping[str, float]) -> str:
@@ -144,14 +146,20 @@ def _beside_its_base(plan: Plan, config: Mapping[str, Any]) -> Iterator[str]:
     yield 'tokenizer = AutoTokenizer.from_pretrained("./")'
     yield "```"
     yield ""
-    yield "```sh"
-    yield f"vllm serve {base} --enable-lora --lora-modules {plan.name}=./{_rank_option(config)}"
-    yield "```"
+    rank = _served_rank(config)
+    if rank is None:
+        yield "vLLM does not load an adapter of this kind; it serves what `hone-merger merge` makes of it."
+    else:
+        option = "" if rank == _SERVED_RANKS[0] else f" --max-lora-rank {rank}"
+        yield "```sh"
+        yield f"vllm serve {base} --enable-lora --lora-modules {plan.name}=./{option}"
+        yield "```"
     yield ""
 
 
-def _rank_option(config: Mapping[str, Any]) -> str:
-    """Nothing for what vLLM takes by default."""
+def _served_rank(config: Mapping[str, Any]) -> int | None:
+    """The least that vLLM must be told; None when it does not load such an adapter."""
+    if any(config.get(key) for key in _NOT_SERVED):
+        return None
     ranks = [config.get("r") or 0, *(config.get("rank_pattern") or {}).values()]
-    largest = next((rank for rank in _SERVED_RANKS if rank >= max(ranks)), _SERVED_RANKS[-1])
-    return "" if largest == _SERVED_RANKS[0] else f" --max-lora-rank {largest}"
+    return next((rank for rank in _SERVED_RANKS if rank >= max(ranks)), None)
