@@ -1,6 +1,11 @@
 """llama.cpp's converter is somebody else's program: what it is given, and what is taken from it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,13 @@ _TARGET = "open(sys.argv[sys.argv.index('--outfile') + 1], 'w')"
 LOOKS_AROUND = (
     f"import os, sys; {_TARGET}.write('GGUF' + ' '.join(os.environ) + os.environ['HF_HUB_OFFLINE'])"
 )
+WAITS = f"""\
+import os, sys, time
+{_TARGET}.write("GGUF")
+open("began.part", "w").write(str(os.getpid()))
+os.rename("began.part", "began")
+time.sleep(60)
+"""
 WRITES_OTHER = f"import sys; print('done'); {_TARGET}.write('safetensors')"
 
 
@@ -46,3 +58,18 @@ def test_what_it_writes_must_be_gguf(tmp_path: Path, script: str, told: str) -> 
     assert (outcome.code, outcome.out) == (65, "")
     assert outcome.err.endswith(told)
     assert {path.name for path in tmp_path.iterdir()} == {"store", CONVERTER}
+
+
+@pytest.mark.usefixtures("model")
+def test_stopped_halfway_it_leaves_nothing_and_the_converter_does_not_go_on(tmp_path: Path) -> None:
+    (tmp_path / CONVERTER).write_text(WAITS)
+    command = [sys.executable, "-m", "hone_merger", "publish", "sky", "--gguf", "sky.gguf"]
+    with subprocess.Popen([*command, "--converter", CONVERTER], cwd=tmp_path) as process:
+        while not (tmp_path / "began").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert {path.name for path in tmp_path.iterdir()} == {"store", CONVERTER, "began"}
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "began").read_text()), 0)
