@@ -71,7 +71,8 @@ class Hub(ThreadingHTTPServer):
             ]
         if "/commit/" in path:
             return self._commit(body)
-        return {"id": "somebody/some-model", "sha": COMMIT}
+        name = path.removeprefix("/api/models/")
+        return {"id": name, "sha": COMMIT, "private": self.private.get(name, False)}
 
     def _mode(self, file: dict[str, str]) -> dict[str, object]:
         large = file["path"].endswith(".safetensors")

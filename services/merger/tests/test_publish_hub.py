@@ -75,6 +75,17 @@ def test_the_other_variable_has_the_token_too(tmp_path: Path, adapter: Artifact,
     assert hub.tokens == {"Bearer hf_other"}
 
 
+@pytest.mark.usefixtures("model")
+def test_a_repository_that_is_public_already_is_not_published_into_by_accident(
+    tmp_path: Path, hub: Hub
+) -> None:
+    hub.private[REPOSITORY] = False
+    outcome = run_merger(tmp_path, "publish", "sky", "--hub", REPOSITORY, **hub.environment)
+    assert (outcome.code, outcome.out) == (78, ""), outcome.err
+    assert "is public; add --public" in outcome.err
+    assert (hub.commits, hub.blobs) == ([], {})
+
+
 def test_a_public_repository_is_asked_for(tmp_path: Path, adapter: Artifact, hub: Hub) -> None:
     published(tmp_path, adapter.manifest.id, "--hub", REPOSITORY, "--public", **hub.environment)
     assert hub.private == {REPOSITORY: False}

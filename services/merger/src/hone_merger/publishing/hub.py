@@ -39,7 +39,8 @@ def check_hub(repository: str) -> str:
 def upload(bundle: Bundle, repository: str, token: str, reporter: Reporter, *, public: bool) -> str:
     """Make the repository if there is none, private unless `public`; the commit's address.
 
-    What is there already is not sent again; what an earlier publication left there goes in the same commit.
+    One that is there and public is refused without `public`. What is there already is not sent again; what an
+    earlier publication left there goes in the same commit.
     Raises BadConfiguration when the Hub refuses token, name or files, RetryableFailure when it does not
     answer.
     """
@@ -51,6 +52,10 @@ def upload(bundle: Bundle, repository: str, token: str, reporter: Reporter, *, p
     adds = [_add(item) for item in bundle.items]
     with _told(repository):
         hub.create_repo(repository, private=not public, exist_ok=True)
+        is_private = hub.model_info(repository).private
+    if not (public or is_private):
+        raise BadConfiguration(f"--hub: {repository!r} is public; add --public where everyone may have this")
+    with _told(repository):
         with Progress("uploading", "B", bundle.size, reporter) as progress:
             for add, item in zip(adds, bundle.items, strict=True):
                 hub.preupload_lfs_files(repository, [add], free_memory=False)
