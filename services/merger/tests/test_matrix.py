@@ -64,7 +64,7 @@ def test_it_is_what_peft_makes(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("rank", [1, 16, 64, 65, 256])
+@pytest.mark.parametrize("rank", [1, 2, 16, 64, 65, 256])
 def test_layers_that_are_folded_in_pieces_are_what_peft_makes(
     tmp_path: Path, rank: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
