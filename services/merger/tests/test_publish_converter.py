@@ -15,6 +15,9 @@ from merger_published import published
 
 from hone_merger.publishing.gguf import CONVERTER
 
+# Each is a process of its own, or several.
+pytestmark = pytest.mark.chain
+
 _TARGET = "open(sys.argv[sys.argv.index('--outfile') + 1], 'w')"
 LOOKS_AROUND = (
     f"import os, sys; {_TARGET}.write('GGUF' + ' '.join(os.environ) + os.environ['HF_HUB_OFFLINE'])"

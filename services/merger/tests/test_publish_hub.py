@@ -12,6 +12,9 @@ from merger_published import expected, published
 
 from hone_contract.artifact import Artifact
 
+# Each is a process of its own, or several.
+pytestmark = pytest.mark.chain
+
 REPOSITORY = "somebody/some-model"
 
 

@@ -88,8 +88,8 @@ class Change:
 def _rounds_once(rank: int, scaling: float) -> bool:
     """Whether a multiplication that adds to its result rounds as one whose result is scaled and added after.
 
-    Scaling by a power of two rounds nothing; and so short a sum is made in one piece. But a sum of one product
-    is added before the product is rounded, on some processors.
+    Scaling by a power of two rounds nothing; and so short a sum is made in one piece. But a single product is
+    added before it is rounded, on some processors.
     """
     return 1 < rank <= 64 and math.frexp(scaling)[0] == 0.5
 
