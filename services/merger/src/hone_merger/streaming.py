@@ -95,9 +95,14 @@ class _Weights:
         for head, source in model.all_tied_weights_keys.items():
             self._groups.setdefault(head, self._groups[source])
         self._ties = model.all_tied_weights_keys
+        self._room = torch.empty(_AT_ONCE)
 
     def __contains__(self, parameter: str) -> bool:
         return parameter in self._groups
+
+    def room(self, size: int) -> torch.Tensor:
+        """For rows of one linear layer, until the next asks; a single row may be longer than `_AT_ONCE`."""
+        return self._room[:size] if size <= len(self._room) else torch.empty(size)
 
     def read(self, parameter: str) -> torch.Tensor:
         """As it is stored, mapped where it can be."""
@@ -121,8 +126,10 @@ def _linear(parameters: dict[str, str], weights: _Weights) -> Callable[[torch.Te
         rows = max(1, _AT_ONCE // weight.shape[1])
         made = states.new_empty(*states.shape[:-1], len(weight))
         for first in range(0, len(weight), rows):
-            some = weight[first : first + rows].float()
-            made[..., first : first + rows] = functional.linear(states, some)
+            some = weight[first : first + rows]
+            # In one place each time: else the heap grows with every layer.
+            whole = weights.room(some.numel()).view(some.shape).copy_(some)
+            made[..., first : first + rows] = functional.linear(states, whole)
         return made if "bias" not in parameters else made.add_(weights.read(parameters["bias"]).float())
 
     return forward
