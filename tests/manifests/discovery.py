@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+
+from answering import answering
 
 _POD = {"name": "pods", "singularName": "pod", "kind": "Pod", "namespaced": True, "verbs": ["create"]}
 _ANSWERS = {
@@ -29,10 +30,5 @@ class _Handler(BaseHTTPRequestHandler):
 @contextmanager
 def discovery() -> Iterator[str]:
     """The server's address."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    try:
+    with answering(ThreadingHTTPServer(("127.0.0.1", 0), _Handler)) as server:
         yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()

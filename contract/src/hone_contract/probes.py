@@ -59,6 +59,18 @@ class Probes(Shape):
         """Whether the base was in 4 bits while the adapter was trained (QLoRA)."""
         return any(probe.trained is not None for probe in self.probes)
 
+    @property
+    def texts(self) -> list[tuple[list[int], list[int]]]:
+        """Token ids of each prompt and its continuation."""
+        return [(probe.prompt_token_ids, probe.continuation_token_ids) for probe in self.probes]
+
+    def scored(self, model: Literal["trained", "merged"], scores: list[Logprobs]) -> "Probes":
+        """With what this model makes of each continuation."""
+        pairs = zip(self.probes, scores, strict=True)
+        return self.model_copy(
+            update={"probes": [probe.model_copy(update={model: each}) for probe, each in pairs]}
+        )
+
 
 def mean_delta(some: list[Logprobs], others: list[Logprobs]) -> float:
     """Mean |difference| over all tokens of all texts, in nats."""

@@ -2,12 +2,11 @@
 
 import json
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from answering import answering
 from chat_script import Body, Script, error_body
 
 
@@ -122,14 +121,5 @@ class FakeServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-@contextmanager
-def serving() -> Iterator[FakeServer]:
-    """A server that answers while the context lasts."""
-    with FakeServer() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+def serving() -> AbstractContextManager[FakeServer]:
+    return answering(FakeServer())

@@ -5,11 +5,11 @@ The routes and answers are those of huggingface_hub 2.4 (`_commit_api.py`, `lfs.
 
 import base64
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+
+from answering import answering
 
 TOKEN = "hf_not-a-real-token"
 COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
@@ -151,13 +151,5 @@ class _Handler(BaseHTTPRequestHandler):
         """Quietly."""
 
 
-@contextmanager
-def taking_uploads() -> Iterator[Hub]:
-    with Hub() as hub:
-        thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-            thread.join()
+def taking_uploads() -> AbstractContextManager[Hub]:
+    return answering(Hub())

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 import torch
+from answering import answering
 from merger_cli import HEAVY, Outcome, refusal, run_merger
 from merger_tiny import HUB_NAME, adapted, bytes_of, edit_json, logprobs, peft_folder, seal_base
 from safetensors.torch import load_file
@@ -85,13 +85,9 @@ def merged(_filled: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     folder = tmp_path_factory.mktemp("merge")
     store = Store(Path(shutil.copytree(_filled.root, folder / "store")))
     [path] = store.root.glob("adapters/sky-blue-*")
-    with Hub() as hub:
-        thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with answering(Hub()) as hub:
         online = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
         outcome = run_merger(folder, "merge", path.name, **online)
-        hub.shutdown()
-        thread.join()
     assert outcome.code == 0, outcome.err
     base = open_artifact(store.base(HUB_NAME), "base", digests=True)
     yield Merged(folder, base, open_artifact(path, "adapter", digests=True), outcome, hub.asked)

@@ -94,10 +94,10 @@ def test_the_adapter_is_added_to_what_4_bits_leave_and_rounded_once(
 
 
 def test_what_is_planned_says_what_the_model_in_4_bits_says(base: Artifact, adapter: Artifact) -> None:
-    probes = read_probes(adapter.path).probes
+    probes = read_probes(adapter.path)
     layout = plan_layout(base.path, adapter.path, torch.float32, dequantized=True)
     loaded = PeftModel.from_pretrained(in_4_bits(base.path), str(adapter.path)).eval()
-    for probe, scores in zip(probes, score_planned(base.path, layout, probes), strict=True):
+    for probe, scores in zip(probes.probes, score_planned(base.path, layout, probes), strict=True):
         said = logprobs(loaded, probe.prompt_token_ids, probe.continuation_token_ids)
         assert scores == pytest.approx(said, abs=1e-3)
         assert scores != pytest.approx(probe.adapter, abs=1e-3)

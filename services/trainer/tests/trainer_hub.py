@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from hashlib import sha1
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 from typing import Literal
+
+from answering import answering
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -121,13 +122,5 @@ class _Handler(BaseHTTPRequestHandler):
         """Quietly."""
 
 
-@contextmanager
-def serving() -> Iterator[Hub]:
-    with Hub() as hub:
-        thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield hub
-        finally:
-            hub.shutdown()
-            thread.join()
+def serving() -> AbstractContextManager[Hub]:
+    return answering(Hub())

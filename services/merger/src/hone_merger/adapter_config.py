@@ -43,7 +43,12 @@ def named_base(folder: Path) -> str | None:
     name = read_json(folder / CONFIG).get("base_model_name_or_path")
     if not isinstance(name, str) or not name:
         return None
-    return Path(name).name if name.startswith(("/", ".", "~")) else name
+    return Path(name).name if is_path(name) else name
+
+
+def is_path(name: str) -> bool:
+    """Whether a base is named by where it lay on some machine, and not as the Hub does."""
+    return name.startswith(("/", ".", "~"))
 
 
 def _refusal(config: dict[str, Any]) -> str | None:

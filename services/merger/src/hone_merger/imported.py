@@ -92,12 +92,7 @@ def _probes(adapter: Path, base: Path, vocabulary: int) -> Probes:
 def _with_trained(probes: Probes, adapter: Path, base: Path) -> Probes:
     """With the logprobs of the adapter on what 4 bits leave of its base."""
     layout = plan_layout(base, adapter, torch.float32, dequantized=True)
-    scores = score_planned(base, layout, probes.probes)
-    trained = [
-        probe.model_copy(update={"trained": score})
-        for probe, score in zip(probes.probes, scores, strict=True)
-    ]
-    return probes.model_copy(update={"probes": trained})
+    return probes.scored("trained", score_planned(base, layout, probes))
 
 
 def _prompt(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:

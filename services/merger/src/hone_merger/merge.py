@@ -47,24 +47,10 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
         with Progress("merging", "B", content.size, reporter) as progress:
             digests = content.write(partial, progress.advance)
         copy_tokenizer(plan.tuned.path, partial)
-        written = time.monotonic()
+        seconds = time.monotonic() - start
         with _flushed([partial / name for name in digests]):
-            checked = content.check(partial)
-            open_artifact(plan.base.path, "base", digests=True)
-            verified = time.monotonic()
-            probes = _prove(partial, read_probes(plan.tuned.path), content)
-            proven = time.monotonic()
-        write_probes(partial, probes)
-        distances = _distances(probes, content)
-        write_report(plan, checked, distances, partial)
-        write_atomically(partial / CARD, model_card(plan, store, distances))
+            metrics = {"seconds": seconds, **_describe(partial, plan, content, store)}
         drop_notes(partial)
-        metrics = {
-            **distances,
-            "seconds": written - start,
-            "verify_seconds": verified - written,
-            "probe_seconds": proven - verified,
-        }
         model = seal(
             partial,
             "model",
@@ -76,6 +62,21 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
         )
     reporter.tell("merged", f"model {model.manifest.id} in {metrics['seconds']:.0f} s", metrics={**metrics})
     return model
+
+
+def _describe(folder: Path, plan: Plan, content: Content, store: Store) -> dict[str, float]:
+    """Prove what was written, and add probes, report and card; the metrics of it."""
+    start = time.monotonic()
+    checked = content.check(folder)
+    open_artifact(plan.base.path, "base", digests=True)
+    verified = time.monotonic()
+    probes = _prove(folder, read_probes(plan.tuned.path), content)
+    proven = time.monotonic()
+    write_probes(folder, probes)
+    distances = _distances(probes, content)
+    write_report(plan, checked, distances, folder)
+    write_atomically(folder / CARD, model_card(plan, store, distances))
+    return {**distances, "verify_seconds": verified - start, "probe_seconds": proven - verified}
 
 
 def _intention(plan: Plan) -> str:
@@ -123,12 +124,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 
 def _prove(folder: Path, probes: Probes, content: Content) -> Probes:
     """Add what the model as written makes of the probes, in float32."""
-    texts = [(probe.prompt_token_ids, probe.continuation_token_ids) for probe in probes.probes]
-    scores = score_all(streamed(folder), texts)
-    proven = [
-        probe.model_copy(update={"merged": score}) for probe, score in zip(probes.probes, scores, strict=True)
-    ]
-    result = probes.model_copy(update={"probes": proven})
+    result = probes.scored("merged", score_all(streamed(folder), probes.texts))
     distances = _distances(result, content)
     # Two bases that differ are apart by themselves, so what the tuning changed is a measure too.
     effect = mean_delta([probe.adapter for probe in probes.probes], [probe.base for probe in probes.probes])

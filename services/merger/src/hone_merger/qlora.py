@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from hone_contract.events import Reporter
-from hone_contract.probes import Probe, mean_delta, read_probes
+from hone_contract.probes import Probes, mean_delta, read_probes
 from hone_merger.fusing.layout import Layout, plan_layout
 from hone_merger.plan import Plan
 from hone_merger.settings import write_config
@@ -41,7 +41,7 @@ def choose_base(plan: Plan, reporter: Reporter) -> Choice:
         return Choice(_layout(plan, dequantized), dequantized, {"base_weights": plan.base_weights})
     reporter.tell("measuring", "which is nearer to what was trained: on the base as it is, or through 4 bits")
     layouts = {name: _layout(plan, name == "dequantized") for name in ("original", "dequantized")}
-    probes = read_probes(plan.tuned.path).probes
+    probes = read_probes(plan.tuned.path)
     distances = {name: _distance(plan.base.path, layout, probes) for name, layout in layouts.items()}
     nearer = min(distances, key=lambda name: math.inf if math.isnan(distances[name]) else distances[name])
     told = {"base_weights": nearer, "mean_delta_from_trained": distances}
@@ -55,14 +55,13 @@ def _layout(plan: Plan, dequantized: bool) -> Layout:
     return plan_layout(plan.base.path, plan.tuned.path, dtype, dequantized=dequantized)
 
 
-def score_planned(base: Path, layout: Layout, probes: list[Probe]) -> list[list[float]]:
+def score_planned(base: Path, layout: Layout, probes: Probes) -> list[list[float]]:
     """The logprobs of the probes' answers by a model that is only planned; in float32."""
-    texts = [(probe.prompt_token_ids, probe.continuation_token_ids) for probe in probes]
     with tempfile.TemporaryDirectory() as name:
         write_config(base, Path(name), dtype=layout.dtype, vocabulary=layout.vocabulary, untied=layout.untied)
-        return score_all(streamed(Path(name), layout.outputs), texts)
+        return score_all(streamed(Path(name), layout.outputs), probes.texts)
 
 
-def _distance(base: Path, layout: Layout, probes: list[Probe]) -> float:
-    trained = [probe.trained or [] for probe in probes]
+def _distance(base: Path, layout: Layout, probes: Probes) -> float:
+    trained = [probe.trained or [] for probe in probes.probes]
     return mean_delta(score_planned(base, layout, probes), trained)

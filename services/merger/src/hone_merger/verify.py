@@ -1,7 +1,6 @@
 """`hone-merger verify`: whether a model in the store still is what its merge proved it to be."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, get_args
 
 from hone_contract.artifact import Artifact, held, open_artifact
@@ -18,30 +17,21 @@ from hone_merger.streaming import score_all, streamed
 _ALLOWED = 0.01
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What a model was made from, as far as the store still has it."""
-
-    plan: Plan | None
-    """None: adapter or base is gone."""
-    missing: str = ""
-    """What is gone."""
-
-
 def verify(model: Artifact, store: Store, reporter: Reporter) -> Mapping[str, object]:
     """Read every byte, compute samples once more from adapter and base, and score the probes once more.
 
     `model` was opened with its digests compared. Where adapter or base is gone, or now another, samples are
     not computed, and the result says so. Raises BadInput when the model is not what was merged.
     """
-    parts = _parts(model, store)
+    plan = _plan(model, store)
     with held(model.path):
-        found = {"files": len(model.manifest.files), **_recompute(model, parts, reporter), **_score(model)}
+        found = {"files": len(model.manifest.files), **_recompute(model, plan, reporter), **_score(model)}
     reporter.tell("verified", f"model {model.manifest.id} is what was merged", id=model.manifest.id)
     return found
 
 
-def _parts(model: Artifact, store: Store) -> Parts:
+def _plan(model: Artifact, store: Store) -> Plan | str:
+    """That of its merge, or why the store no longer has one."""
     report = read_report(model.path)
     name = model.manifest.id.partition("/")[0]
     [run_id] = [source.id for role, source in model.manifest.lineage.items() if role != "base"]
@@ -57,21 +47,20 @@ def _parts(model: Artifact, store: Store) -> Parts:
         )
         open_artifact(plan.base.path, "base", digests=True)
     except BadConfiguration as error:
-        return Parts(None, str(error))
+        return str(error)
     if plan.lineage != model.manifest.lineage:
-        return Parts(None, f"{run_id} or its base in the store is not the one that the model was made from")
-    return Parts(plan)
+        return f"{run_id} or its base in the store is not the one that the model was made from"
+    return plan
 
 
-def _recompute(model: Artifact, parts: Parts, reporter: Reporter) -> Mapping[str, object]:
-    if parts.plan is None:
-        told = f"not recomputed from adapter and base: {parts.missing}"
-        reporter.tell("not_recomputed", told, level="warning")
-        return {"not_recomputed": parts.missing}
-    if parts.plan.kind == "weights":
-        return _compare(model, parts.plan.tuned)
-    with held(parts.plan.base.path), held(parts.plan.tuned.path):
-        return plan_content(parts.plan, reporter).check(model.path)
+def _recompute(model: Artifact, plan: Plan | str, reporter: Reporter) -> Mapping[str, object]:
+    if isinstance(plan, str):
+        reporter.tell("not_recomputed", f"not recomputed from adapter and base: {plan}", level="warning")
+        return {"not_recomputed": plan}
+    if plan.kind == "weights":
+        return _compare(model, plan.tuned)
+    with held(plan.base.path), held(plan.tuned.path):
+        return plan_content(plan, reporter).check(model.path)
 
 
 def _compare(model: Artifact, weights: Artifact) -> Mapping[str, object]:
@@ -86,14 +75,13 @@ def _compare(model: Artifact, weights: Artifact) -> Mapping[str, object]:
 
 
 def _score(model: Artifact) -> Mapping[str, object]:
-    probes = read_probes(model.path).probes
-    texts = [(probe.prompt_token_ids, probe.continuation_token_ids) for probe in probes]
-    recorded: Any = [probe.merged for probe in probes]
-    distance = mean_delta(score_all(streamed(model.path), texts), recorded)
+    probes = read_probes(model.path)
+    recorded: Any = [probe.merged for probe in probes.probes]
+    distance = mean_delta(score_all(streamed(model.path), probes.texts), recorded)
     if not distance <= _ALLOWED:
         raise BadInput(
             f"{model.path}: its logprobs on the probes are {distance:.4f} away from those that its merge "
             f"recorded (allowed: {_ALLOWED}), though its bytes are the same; this machine computes "
             "otherwise, or another version of transformers does"
         )
-    return {"probes": len(probes), "mean_delta_from_recorded": distance}
+    return {"probes": len(probes.probes), "mean_delta_from_recorded": distance}

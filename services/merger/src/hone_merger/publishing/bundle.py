@@ -17,7 +17,7 @@ from hone_contract.manifest import Source
 from hone_contract.model_files import TOKENIZER_FILES
 from hone_contract.probes import FILE_NAME as PROBES
 from hone_contract.store import Store, run_name
-from hone_merger.adapter_config import CONFIG, read_json
+from hone_merger.adapter_config import CONFIG, is_path, read_json
 from hone_merger.card import FILE_NAME as CARD
 from hone_merger.card import adapter_card
 from hone_merger.plan import Plan
@@ -99,7 +99,7 @@ def _of_adapter(adapter: Artifact, store: Store) -> list[Item]:
     card = Item.made(CARD, adapter_card(plan, store, config))
     repository = hub_repository(base.manifest.lineage.get("source", Source(id="")).id)
     named = config.get("base_model_name_or_path")
-    if repository is None and isinstance(named, str) and not named.startswith(("/", ".", "~")):
+    if repository is None and isinstance(named, str) and not is_path(named):
         return [card]
     config["base_model_name_or_path"] = repository or base.manifest.id
     return [card, Item.made(CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")]

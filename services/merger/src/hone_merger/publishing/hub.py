@@ -52,10 +52,10 @@ def upload(bundle: Bundle, repository: str, token: str, reporter: Reporter, *, p
     adds = [_add(item) for item in bundle.items]
     with _told(repository):
         hub.create_repo(repository, private=not public, exist_ok=True)
-        is_private = hub.model_info(repository).private
-    if not (public or is_private):
-        raise BadConfiguration(f"--hub: {repository!r} is public; add --public where everyone may have this")
-    with _told(repository):
+        if not (public or hub.model_info(repository).private):
+            raise BadConfiguration(
+                f"--hub: {repository!r} is public; add --public where everyone may have this"
+            )
         with Progress("uploading", "B", bundle.size, reporter) as progress:
             for add, item in zip(adds, bundle.items, strict=True):
                 hub.preupload_lfs_files(repository, [add], free_memory=False)

@@ -84,13 +84,8 @@ def make_probes(
 
 def add_trained(probes: Probes, trained: Any) -> Probes:
     """With what the model as it was trained, its base in 4 bits, makes of the answers."""
-    texts = [(probe.prompt_token_ids, probe.continuation_token_ids) for probe in probes.probes]
-    scores = score(trained, [_continuation(*text) for text in texts])
-    scored = [
-        probe.model_copy(update={"trained": each.logprobs})
-        for probe, each in zip(probes.probes, scores, strict=True)
-    ]
-    return probes.model_copy(update={"probes": scored})
+    scores = score(trained, [_continuation(*text) for text in probes.texts])
+    return probes.scored("trained", [each.logprobs for each in scores])
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
