@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import FileIO
+from errno import EINVAL
+from fcntl import F_GETFL, F_SETFL, fcntl
+from mmap import mmap
 from pathlib import Path
-from queue import SimpleQueue
 
 import torch
 
@@ -28,9 +29,8 @@ from hone_merger.fusing.layout import ROOM, Output
 SHARD_BYTES = 5 * 10**9
 # What is computed ahead of what is written.
 _ROOMS = 8
-# For larger writes Linux takes larger pages into its cache. On a virtual machine whose free memory its host
-# has taken back, each must be fetched: 6 GB took 3 to 5 s in pieces of 64 KB, and 11 to 16 s in 8 MB.
-_WRITTEN_AT_ONCE = 256 * 2**10
+# Written at once, and how many of those may wait to be hashed.
+_BLOCK, _BLOCKS = 4 * 2**20, 3
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -128,36 +128,53 @@ def _note(path: Path) -> Path:
 def _write(shard: Shard, path: Path, pool: ThreadPoolExecutor, wrote: Callable[[int], None]) -> str:
     unfinished = path.with_name(f".{path.name}.unfinished")
     header = _header(shard.outputs)
-    with unfinished.open("wb", buffering=0) as file:
-        # A full disk is told at once.
-        os.posix_fallocate(file.fileno(), 0, len(header) + shard.size)
-        with _Hashed(file) as hashed:
-            hashed.write(memoryview(header))
-            for tensor, give_back in _in_order(shard.outputs, pool):
-                data = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
-                hashed.write(data).add_done_callback(give_back)
-                wrote(len(data))
-                # Or they would be kept while the next is waited for.
-                del tensor, data
+    with _Hashed(unfinished, len(header) + shard.size) as hashed:
+        hashed.write(memoryview(header))
+        for data in _in_order(shard.outputs, pool):
+            hashed.write(data)
+            wrote(len(data))
+            # Or it would be kept while the next is waited for.
+            del data
     unfinished.rename(path)
     write_atomically(_note(path), hashed.digest + "\n")
     return hashed.digest
 
 
 class _Hashed:
-    """A file that is hashed while it is written."""
+    """A file that is hashed while it is written, past the system's cache where the file system can."""
 
-    def __init__(self, file: FileIO) -> None:
-        self._file, self._sha256 = file, hashlib.sha256()
+    def __init__(self, path: Path, size: int) -> None:
+        # Through the cache, six gigabytes took the processor as long as the hash of them does.
+        self._direct = getattr(os, "O_DIRECT", 0)
+        self._descriptor = _open(path, self._direct)
+        # A full disk is told at once.
+        os.posix_fallocate(self._descriptor, 0, size)
+        self._sha256 = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1)
+        # Mapped, so that they begin where a page does, as O_DIRECT asks.
+        self._blocks = deque((memoryview(mmap(-1, _BLOCK)), _done()) for _ in range(_BLOCKS))
+        self._filled = 0
 
-    def write(self, data: memoryview) -> Future[None]:
-        """Written when it returns, and hashed when the result is done."""
-        hashed = self._hasher.submit(self._sha256.update, data)
-        left = data
-        while left:
-            left = left[self._file.write(left[:_WRITTEN_AT_ONCE]) :]
-        return hashed
+    def write(self, data: memoryview) -> None:
+        """`data` may be used again when it returns."""
+        while data:
+            block, hashed = self._blocks[0]
+            # Until then the block is still read.
+            hashed.result()
+            some = data[: _BLOCK - self._filled]
+            block[self._filled : self._filled + len(some)] = some
+            self._filled += len(some)
+            data = data[len(some) :]
+            if self._filled == _BLOCK:
+                self._put()
+
+    def _put(self) -> None:
+        block, _ = self._blocks.popleft()
+        block, whole = block[: self._filled], block
+        self._blocks.append((whole, self._hasher.submit(self._sha256.update, block)))
+        self._filled = 0
+        while block:
+            block = block[os.write(self._descriptor, block) :]
 
     @property
     def digest(self) -> str:
@@ -167,40 +184,56 @@ class _Hashed:
     def __enter__(self) -> "_Hashed":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._hasher.shutdown()
+    def __exit__(self, failed: object, *_: object) -> None:
+        try:
+            if failed is None and self._filled:
+                # The rest is no whole number of the disk's blocks.
+                flags = fcntl(self._descriptor, F_GETFL)
+                fcntl(self._descriptor, F_SETFL, flags & ~self._direct)
+                self._put()
+        finally:
+            self._hasher.shutdown()
+            os.close(self._descriptor)
 
 
-def _in_order(
-    outputs: Iterable[Output], pool: ThreadPoolExecutor
-) -> Iterator[tuple[torch.Tensor, Callable[[object], None]]]:
-    """What the outputs' parts make, computed ahead while rooms are free; each to be given back after its use.
+def _open(path: Path, direct: int) -> int:
+    flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
+    try:
+        return os.open(path, flags | direct, 0o666)
+    except OSError as error:
+        if error.errno != EINVAL:
+            raise
+        return os.open(path, flags, 0o666)
+
+
+def _done() -> Future[None]:
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done
+
+
+def _in_order(outputs: Iterable[Output], pool: ThreadPoolExecutor) -> Iterator[memoryview]:
+    """The bytes that the outputs' parts make, computed ahead while rooms are free; each until the next.
 
     A part that is larger than a room takes several; one that is larger than all of them waits for them.
     """
-    free: SimpleQueue[torch.Tensor] = SimpleQueue()
-    for _ in range(_ROOMS):
-        free.put(torch.empty(ROOM, dtype=torch.uint8))
+    free = [torch.empty(ROOM, dtype=torch.uint8) for _ in range(_ROOMS)]
     pending: deque[tuple[Future[torch.Tensor], list[torch.Tensor]]] = deque()
+
+    def next_made() -> Iterator[memoryview]:
+        part, rooms = pending.popleft()
+        yield memoryview(part.result().reshape(-1).view(torch.uint8).numpy().data)
+        free.extend(rooms)
+
     for output in outputs:
         needed = min(_ROOMS, max(1, -(-output.size // (ROOM * len(output.parts)))))
         for part in output.parts:
-            while free.qsize() < needed and pending:
-                yield _made(free, *pending.popleft())
-            rooms = [free.get() for _ in range(needed)]
+            while len(free) < needed:
+                yield from next_made()
+            rooms = [free.pop() for _ in range(needed)]
             pending.append((pool.submit(part, rooms[0]), rooms))
     while pending:
-        yield _made(free, *pending.popleft())
-
-
-def _made(
-    free: "SimpleQueue[torch.Tensor]", part: "Future[torch.Tensor]", rooms: list[torch.Tensor]
-) -> tuple[torch.Tensor, Callable[[object], None]]:
-    def give_back(_: object) -> None:
-        for room in rooms:
-            free.put(room)
-
-    return part.result(), give_back
+        yield from next_made()
 
 
 def _header(outputs: list[Output]) -> bytes:
