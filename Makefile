@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := contract/src services/*/src
 
-.PHONY: help install demo check test test-containers test-full images bench bench-data bench-merge lock schemas faq clean
+.PHONY: help install demo check test test-containers test-full images bench bench-data bench-merge bench-swap bench-serve lock schemas faq clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -53,6 +53,12 @@ bench-data: install ## Measure the preparation of 1 GB of data against a bare pa
 
 bench-merge: install ## Measure merging against PEFT and against cp
 	@$(BIN)/python bench/merge.py
+
+bench-swap: install ## Measure swapping versions under load against restarts
+	@$(BIN)/python bench/swap.py
+
+bench-serve: install ## Measure the server against bare vLLM, in turns
+	@$(BIN)/python bench/serve.py
 
 lock: ## Write the pinned lists in requirements/ anew
 	@$(PYTHON) -m venv build/lock

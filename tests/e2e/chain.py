@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from hone_contract.artifact import open_artifact
 from hone_contract.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,15 +49,43 @@ class Running:
 
 @contextmanager
 def hone_server(store: Path, log: Path, *arguments: str) -> Iterator[Running]:
-    """`hone-server` on a free port; terminated at the end unless it has left by itself."""
-    command = [sys.executable, "-m", "hone_server", "--store", str(store), "--port", "0", *arguments]
+    """`hone-server` on a free port; terminated at the end unless it has left by itself.
+
+    What it remembers lies beside its log.
+    """
+    with server_process(["-m", "hone_server"], store, log, *arguments) as running:
+        yield running
+
+
+@contextmanager
+def server_process(program: list[str], store: Path, log: Path, *arguments: str) -> Iterator[Running]:
+    """The same of a program that takes its options."""
+    command = [sys.executable, *program, "--store", str(store), "--port", "0", *arguments]
+    environment = without_settings() | {"HONE_STATE": str(log.parent / "state")}
     with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=without_settings())
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
     try:
         yield Running(process, _address(process, log), log)
     finally:
         process.terminate()
         process.wait(timeout=90)
+
+
+def control(name: str, store: Path, url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`hone-server swap`, `rollback` or `status`."""
+    command = [sys.executable, "-m", "hone_server", name, "--store", str(store), "--url", url, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=without_settings())
+
+
+def published_copy(demo: Demo, root: Path) -> Store:
+    """A store of its own with the demo's model, live, and its base."""
+    name, version = demo.results["model"].split("/")
+    store = Store(root)
+    shutil.copytree(demo.store.model(name, version), store.model(name, version))
+    base = open_artifact(store.model(name, version), "model").manifest.lineage["base"].id
+    shutil.copytree(demo.store.base(base), store.base(base))
+    store.point_live(name, version)
+    return store
 
 
 def without_settings() -> dict[str, str]:

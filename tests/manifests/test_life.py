@@ -1,15 +1,10 @@
 """How what k8s/ starts comes up, is replaced and ends."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 from rendered import SOURCES, Container, Object, containers, of_kind, pods
 
 from hone_contract.errors import BadConfiguration, BadInput
-from hone_contract.store import Store
-from hone_server.command import vllm_arguments
-from hone_server.settings import Settings
+from hone_server.command import SHUTDOWN_SECONDS
 
 JOBS = [source for source in SOURCES if "training" in source or "demo" in source or "train-job" in source]
 GPU_JOBS = [source for source in JOBS if "demo" not in source]
@@ -56,7 +51,7 @@ def test_a_servers_grace_is_longer_than_all_that_has_to_happen_in_it(source: str
     for container in _serving(source):
         program, seconds = container.spec["lifecycle"]["preStop"]["exec"]["command"]
         assert program == "sleep", container.where
-        needed = int(seconds) + _shutdown_seconds() + ENGINE_ENDS
+        needed = int(seconds) + SHUTDOWN_SECONDS + ENGINE_ENDS
         assert container.pod["terminationGracePeriodSeconds"] >= needed, container.where
 
 
@@ -111,13 +106,3 @@ def _seconds(probe: Object) -> int:
 def _value(container: Object, option: str) -> str:
     words: list[str] = container["args"]
     return words[words.index(option) + 1]
-
-
-def _shutdown_seconds() -> int:
-    """What hone-server tells vLLM."""
-    settings: dict[str, Any] = {"store": Store(Path("/store")), "model": None, "host": "", "port": 0}
-    settings |= {"dtype": "auto", "gate": "enforce", "wait_seconds": 0.0, "kv_cache_memory": "2G"}
-    words = vllm_arguments(
-        Settings(**settings, keys=(), vllm_arguments=()), "name", Path("/store"), 0, on_cpu=False
-    )
-    return int(words[words.index("--shutdown-timeout") + 1])

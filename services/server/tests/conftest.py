@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from server_samples import make_probe, make_settings
+from server_samples import Notes, make_keys, make_probe, make_settings
 
 from hone_contract.artifact import Artifact, draft, seal
 from hone_contract.manifest import Source
@@ -12,6 +12,7 @@ from hone_contract.probes import Probes, write_probes
 from hone_contract.store import Store
 from hone_server.current import Serving, set_current
 from hone_server.gate import Verdict
+from hone_server.record import Memory
 
 
 @pytest.fixture
@@ -34,10 +35,16 @@ def published(store: Store) -> Artifact:
 
 
 @pytest.fixture
-def serving(store: Store, published: Artifact) -> Iterator[Serving]:
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def serving(store: Store, published: Artifact, notes: Notes) -> Iterator[Serving]:
     """The process's current server, with two keys."""
-    settings = make_settings(store, keys=("first-key", "second-key"))
-    serving = Serving(settings, "faq", published, lobby=None, reporter=None)  # type: ignore[arg-type]
+    settings = make_settings(store, keys=make_keys("first-key, second:second-key"))
+    memory = Memory(settings.state / "faq.json", notes)
+    serving = Serving(settings, "faq", published, lobby=None, reporter=notes, memory=memory)  # type: ignore[arg-type]
     serving.verdict = Verdict(True, "proven", "float32", 1)
     set_current(serving)
     yield serving

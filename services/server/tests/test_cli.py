@@ -73,7 +73,9 @@ def test_several_models_and_no_choice(store: Store) -> None:
 
 
 def test_another_machine_may_not_come_in_without_a_key(store: Store) -> None:
-    assert "HONE_API_KEY" in _refused(_serve(store, "--host", "0.0.0.0"), 78)
+    line = _refused(_serve(store, "--host", "0.0.0.0"), 78)
+    assert "HONE_API_KEY" in line
+    assert "HONE_ALLOW_KEYLESS=1" in line
 
 
 def test_a_key_that_cannot_be_read(store: Store) -> None:
@@ -91,6 +93,8 @@ def test_a_key_that_cannot_be_read(store: Store) -> None:
         ("--", "--api_key=x"),
         ("--", "--trust-rem"),
         ("--", "--config", "x.yaml"),
+        ("--max-n", "many"),
+        ("--rate-limit", "fast"),
     ],
 )
 def test_bad_options(store: Store, arguments: tuple[str, ...]) -> None:
@@ -124,7 +128,7 @@ def test_a_models_name_without_its_option(store: Store) -> None:
     assert "--model faq" in _refused(_serve(store, "faq"), 78)
 
 
-@pytest.mark.parametrize("content", [b",\n", b"", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"# none\n,\n", b"\xff\xfe", b"ann:sha256:12\n"])
 def test_a_key_file_that_holds_no_key(store: Store, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "key").write_bytes(content)
     _refused(_serve(store, HONE_API_KEY_FILE=str(tmp_path / "key")), 78)

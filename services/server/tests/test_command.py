@@ -8,6 +8,7 @@ from server_samples import make_settings
 
 from hone_contract.store import Store
 from hone_server.command import set_environment, vllm_arguments
+from hone_server.limits import Limits
 
 MODEL = Path("/store/models/faq/v1")
 
@@ -49,10 +50,42 @@ def test_own_arguments_come_last_so_that_they_win(store: Store) -> None:
     assert vllm_arguments(settings, "faq", MODEL, 1, on_cpu=True)[-2:] == ["--max-model-len", "512"]
 
 
-def test_nothing_is_fetched_or_reported_and_only_our_plugin_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worker_can_take_over_other_weights(store: Store) -> None:
+    arguments = vllm_arguments(make_settings(store), "faq", MODEL, 1, on_cpu=True)
+    assert _value(arguments, "--worker-extension-cls") == "hone_server.worker.Reload"
+
+
+def test_of_a_merged_model_adapters_are_not_enabled(store: Store) -> None:
+    arguments = vllm_arguments(make_settings(store), "faq", MODEL, 1, on_cpu=True)
+    assert not [argument for argument in arguments if "lora" in argument]
+    assert "--logits-processors" not in arguments
+
+
+def test_a_base_is_served_with_room_for_adapters(store: Store) -> None:
+    settings = make_settings(store, base="tiny", adapters_at_once=3, adapters_loaded=5)
+    arguments = vllm_arguments(settings, "tiny", MODEL, 1, on_cpu=True, rank=16)
+    assert "--enable-lora" in arguments
+    assert _value(arguments, "--max-loras") == "3"
+    assert _value(arguments, "--max-cpu-loras") == "5"
+    assert _value(arguments, "--max-lora-rank") == "16"
+
+
+def test_the_logits_processor_is_the_one_that_fits(store: Store) -> None:
+    arguments = vllm_arguments(make_settings(store), "faq", MODEL, 1, on_cpu=True, processor="module.Class")
+    assert _value(arguments, "--logits-processors") == "module.Class"
+
+
+def test_a_limit_of_tokens_holds_for_who_names_none(store: Store) -> None:
+    arguments = vllm_arguments(make_settings(store, limits=Limits(tokens=99)), "faq", MODEL, 1, on_cpu=True)
+    assert _value(arguments, "--override-generation-config") == '{"max_new_tokens": 99}'
+
+
+def test_nothing_is_fetched_or_reported_and_only_our_plugin_loads(
+    monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
     for name in ("VLLM_PLUGINS", "HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL"):
         monkeypatch.setenv(name, "before")
-    set_environment()
+    set_environment(make_settings(store))
     assert os.environ["VLLM_PLUGINS"] == "hone"
     assert os.environ["HF_HUB_OFFLINE"] == os.environ["VLLM_NO_USAGE_STATS"] == "1"
     assert os.environ["VLLM_LOGGING_LEVEL"] == "before"

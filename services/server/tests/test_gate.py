@@ -1,13 +1,14 @@
 """What the gate lets through, and what it says of the rest."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from server_samples import make_probe
 
 from hone_contract.model_files import sha256_of
 from hone_contract.probes import Probe, Probes
-from hone_server.gate import TOLERANCES, Replay, Verdict, judge, other_files
+from hone_server.gate import TOLERANCES, Replay, Verdict, judge, other_files, telling, unchanged
 
 
 def _judge(served: list[float], dtype: str = "float32", **changes: object) -> Verdict:
@@ -98,3 +99,38 @@ def test_nothing_to_compare_with_is_no_pass(probes: list[Probe]) -> None:
     verdict = judge(probes, [Replay([1, 2, 3], [-0.1, -0.2]) for _ in probes], "float32")
     assert not verdict.passed
     assert "merge again" in verdict.reason
+
+
+@pytest.mark.parametrize("model", ["adapter", "base"])
+def test_an_adapter_and_a_base_are_judged_by_their_own_numbers(model: Literal["adapter", "base"]) -> None:
+    probe = make_probe()
+    own, other = {"adapter": (probe.adapter, probe.base), "base": (probe.base, probe.adapter)}[model]
+    assert judge([probe], [Replay([1, 2, 3], own)], "float32", model).passed
+    refused = judge([probe], [Replay([1, 2, 3], other)], "float32", model)
+    assert not refused.passed
+    assert ("equals its base" if model == "adapter" else "not the base model") in refused.reason
+
+
+def test_a_verdict_can_be_turned_into_a_refusal_with_the_same_numbers() -> None:
+    verdict = _judge([-0.1, -0.2])
+    refused = verdict.refused("stale")
+    assert (refused.passed, refused.reason) == (False, "stale")
+    assert refused.to_json() == verdict.to_json() | {"passed": False, "reason": "stale"}
+
+
+def test_the_probes_that_tell_most_are_those_that_differ_most_from_the_base() -> None:
+    probes = [make_probe(base=[-distance, -distance], merged=[0.0, 0.0]) for distance in (3.0, 1.0, 4.0, 2.0)]
+    assert telling(probes, 2) == [probes[0], probes[2]]
+    assert len(telling(probes)) == 3
+    assert telling(probes[:1]) == probes[:1]
+
+
+def test_without_a_merged_model_the_adapter_tells() -> None:
+    plain, telling_one = make_probe(merged=None, adapter=[-5.0, -3.0]), make_probe(merged=None)
+    assert telling([telling_one, plain], 1) == [telling_one]
+
+
+def test_the_same_numbers_but_for_rounding_come_from_the_same_weights() -> None:
+    assert unchanged([[-1.0, -2.0], [-3.0]], [[-1.00001, -2.0], [-3.0]])
+    # One token of one probe is enough.
+    assert not unchanged([[-1.0, -2.0], [-3.0]], [[-1.0, -2.0], [-3.001]])

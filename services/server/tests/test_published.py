@@ -1,33 +1,117 @@
-"""Which model is served."""
+"""Which model is served, and which version of it."""
+
+import shutil
 
 import pytest
 from server_samples import make_settings
+from swap_samples import NAME, publish
 
-from hone_contract.artifact import Artifact
-from hone_contract.errors import ArtifactCorrupt, RetryableFailure
+from hone_contract.artifact import Artifact, draft, seal
+from hone_contract.errors import ArtifactCorrupt, ArtifactMissing, BadConfiguration, RetryableFailure
 from hone_contract.store import Store
-from hone_server.published import wait_for_model
+from hone_server.published import choose_version, read_whole, wait_for_base, wait_for_model
+from hone_server.record import Record
 
 
-def test_the_only_published_model_is_found_by_itself(store: Store, published: Artifact) -> None:
-    name, model = wait_for_model(make_settings(store), lambda _: None)
-    assert (name, model.path) == ("faq", published.path)
+@pytest.mark.usefixtures("published")
+def test_the_only_published_model_is_found_by_itself(store: Store) -> None:
+    assert wait_for_model(make_settings(store), lambda _: None) == ("faq", "v1")
 
 
-def test_a_named_model_is_waited_for_though_another_is_published(store: Store, published: Artifact) -> None:
-    assert published.path.exists()
+@pytest.mark.usefixtures("published")
+def test_a_named_model_is_waited_for_though_another_is_published(store: Store) -> None:
     with pytest.raises(RetryableFailure, match="other"):
         wait_for_model(make_settings(store, model="other"), lambda _: None)
 
 
+@pytest.mark.usefixtures("published")
+def test_of_several_models_one_must_be_named(store: Store) -> None:
+    store.live("other").parent.mkdir()
+    store.live("other").write_text("v1\n")
+    with pytest.raises(BadConfiguration, match="faq, other"):
+        wait_for_model(make_settings(store), lambda _: None)
+    assert wait_for_model(make_settings(store, model="other"), lambda _: None) == ("other", "v1")
+
+
 def test_what_it_waits_for_is_told(store: Store) -> None:
     told: list[str] = []
-    with pytest.raises(RetryableFailure):
+    with pytest.raises(RetryableFailure, match="hone-merger merge"):
         wait_for_model(make_settings(store), told.append)
     assert told == ["waiting for a model to be published"]
 
 
+def test_a_base_is_waited_for_too(store: Store) -> None:
+    told: list[str] = []
+    with pytest.raises(RetryableFailure, match="hone-trainer import-base tiny"):
+        wait_for_base(make_settings(store), "tiny", told.append)
+    assert told == ["waiting for the base tiny"]
+
+
+def test_every_byte_of_a_base_is_checked(store: Store) -> None:
+    with draft(store.base("org/tiny"), "test") as partial:
+        (partial / "model.safetensors").write_bytes(b"\0" * 64)
+        base = seal(partial, "base", "org/tiny", lineage={})
+    assert wait_for_base(make_settings(store), "org/tiny", lambda _: None) == base
+    (base.path / "model.safetensors").write_bytes(b"\1" * 64)
+    with pytest.raises(ArtifactCorrupt, match=r"model\.safetensors"):
+        wait_for_base(make_settings(store), "org/tiny", lambda _: None)
+
+
 def test_every_byte_is_checked(store: Store, published: Artifact) -> None:
+    assert read_whole(store, "faq", "v1") == published
     (published.path / "model.safetensors").write_bytes(b"\1" * 4096)
     with pytest.raises(ArtifactCorrupt, match=r"model\.safetensors"):
-        wait_for_model(make_settings(store), lambda _: None)
+        read_whole(store, "faq", "v1")
+
+
+def test_the_live_version_is_taken(store: Store) -> None:
+    record = Record().having_passed(publish(store, "v1"))
+    publish(store, "v2")
+    assert choose_version(store, NAME, "v2", record) == ("v2", None)
+
+
+@pytest.mark.parametrize("how", ["refused", "went down"])
+def test_in_the_place_of_one_that_failed_the_one_that_passed_last_is_taken(store: Store, how: str) -> None:
+    passed = [publish(store, version) for version in ("v1", "v2")]
+    bad = publish(store, "v3")
+    record = Record().having_passed(passed[0]).having_passed(passed[1])
+    record = record.having_refused(bad, "refused") if how == "refused" else record.trying(bad)
+    version, reason = choose_version(store, NAME, "v3", record)
+    assert version == "v2"
+    assert how in (reason or "")
+
+
+def test_one_that_passed_and_is_gone_is_passed_over(store: Store) -> None:
+    passed = [publish(store, version) for version in ("v1", "v2")]
+    bad = publish(store, "v3")
+    record = Record().having_passed(passed[0]).having_passed(passed[1]).having_refused(bad, "bad")
+    shutil.rmtree(passed[1].path)
+    assert choose_version(store, NAME, "v3", record) == ("v1", "bad")
+
+
+def test_one_that_passed_and_was_made_anew_and_refused_is_passed_over(store: Store) -> None:
+    passed = [publish(store, version) for version in ("v1", "v2")]
+    record = Record().having_passed(passed[0]).having_passed(passed[1])
+    shutil.rmtree(passed[1].path)
+    record = record.having_refused(publish(store, "v2", 7.0), "worse").having_refused(
+        publish(store, "v3"), "bad"
+    )
+    assert choose_version(store, NAME, "v3", record) == ("v1", "bad")
+
+
+def test_without_another_that_passed_the_live_version_is_tried_again(store: Store) -> None:
+    bad = publish(store, "v1")
+    record = Record().having_passed(bad).having_refused(bad, "bad")
+    assert choose_version(store, NAME, "v1", record) == ("v1", None)
+
+
+def test_a_failed_version_that_was_made_anew_is_tried(store: Store) -> None:
+    record = Record().having_passed(publish(store, "v1")).having_refused(publish(store, "v2"), "bad")
+    shutil.rmtree(store.model(NAME, "v2"))
+    publish(store, "v2", 7.0)
+    assert choose_version(store, NAME, "v2", record) == ("v2", None)
+
+
+def test_a_live_version_that_is_not_there_is_named(store: Store) -> None:
+    with pytest.raises(ArtifactMissing, match="v9"):
+        choose_version(store, NAME, "v9", Record())

@@ -1,15 +1,27 @@
 """`hone-server`: everything is parsed and validated before vLLM is imported."""
 
 import socket
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
 
-from hone_contract.artifact import held
+from hone_contract.artifact import held, open_artifact
 from hone_contract.edge import run
-from hone_contract.errors import BadConfiguration
+from hone_contract.errors import BadInput
 from hone_contract.events import Reporter
+from hone_server import control
 from hone_server.command import set_environment
 from hone_server.current import Serving
+from hone_server.listening import listen, start_anew
 from hone_server.lobby import Lobby
-from hone_server.published import wait_for_model
+from hone_server.published import (
+    choose_version,
+    last_that_passed,
+    read_whole,
+    wait_for_base,
+    wait_for_model,
+)
+from hone_server.record import Memory, record_path
 from hone_server.settings import Settings, parse_settings
 
 
@@ -18,18 +30,23 @@ def main() -> None:
     run(_main)
 
 
-def _main() -> None:
+def _main() -> int | None:
+    if sys.argv[1:2] and sys.argv[1] in control.COMMANDS:
+        return control.run_command(sys.argv[1], sys.argv[2:])
     settings = parse_settings()
     reporter = Reporter("server")
-    with _listen(settings) as listening:
+    with listen(settings.host, settings.port) as listening:
         host, port = listening.getsockname()[:2]
         reporter.tell("listening", f"listening on http://{host}:{port}", host=host, port=port)
-        lobby = Lobby(listening)
-        serving = _find(settings, lobby, reporter)
-        with held(serving.model.path):
-            from hone_server.serve import serve
-
-            serve(serving, listening)
+        if settings.keyless:
+            reporter.tell("keyless", "whoever reaches this address is let in without a key", level="warning")
+        serving = _find(settings, Lobby(listening), reporter)
+        with ExitStack() as serving.holding:
+            serving.holding.enter_context(held(serving.model.path))
+            _serve(serving, listening)
+        if serving.restarting:
+            start_anew(listening)
+    return None
 
 
 def _find(settings: Settings, lobby: Lobby, reporter: Reporter) -> Serving:
@@ -38,20 +55,54 @@ def _find(settings: Settings, lobby: Lobby, reporter: Reporter) -> Serving:
             lobby.reason = reason
             reporter.tell("not_ready", reason)
 
-    name, model = wait_for_model(settings, tell)
-    tell(f"loading {name}/{model.path.name} into vLLM")
-    set_environment()
-    return Serving(settings, name, model, lobby, reporter)
+    if settings.base is not None:
+        return _find_base(settings, settings.base, lobby, reporter, tell)
+    name, live = wait_for_model(settings, tell)
+    memory = Memory(record_path(settings.state, settings.store.root, name, settings.port), reporter)
+    version, refusal = choose_version(settings.store, name, live, memory.record)
+    if refusal is not None:
+        memory.refused(open_artifact(settings.store.model(name, live), "model"), refusal)
+        message = f"{live} was refused before: {refusal}"
+        reporter.tell("not_live", f"{message}; {version} is served, which passed last", level="warning")
+    tell(f"reading {name}/{version}")
+    model = read_whole(settings.store, name, version)
+    tell(f"loading {name}/{version} into vLLM")
+    return Serving(settings, name, model, lobby, reporter, memory)
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _find_base(
+    settings: Settings, name: str, lobby: Lobby, reporter: Reporter, tell: Callable[[str], None]
+) -> Serving:
+    base = wait_for_base(settings, name, tell)
+    memory = Memory(
+        record_path(settings.state, settings.store.root, base.manifest.id, settings.port), reporter
+    )
+    tell(f"loading {base.manifest.id} into vLLM")
+    return Serving(settings, base.manifest.id, base, lobby, reporter, memory)
+
+
+def _serve(serving: Serving, listening: socket.socket) -> None:
+    serving.memory.trying(serving.model)
+    set_environment(serving.settings)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
-    except OSError as error:
-        raise BadConfiguration(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; choose another --port"
-        ) from error
+        from hone_server.serve import serve
+
+        serve(serving, listening)
+    except BadInput as error:
+        if not _has_another(serving):
+            raise
+        # The start after this one takes it.
+        serving.reporter.tell("restarting", f"{error}; starting anew with one that passed", level="error")
+        serving.restarting = True
+    finally:
+        # Told to stop, which says nothing of the version.
+        if serving.stopping or isinstance(sys.exception(), SystemExit | KeyboardInterrupt):
+            serving.memory.gave_up()
+
+
+def _has_another(serving: Serving) -> bool:
+    store, record = serving.settings.store, serving.memory.record
+    return last_that_passed(store, serving.name, record, serving.model.path.name) is not None
 
 
 if __name__ == "__main__":

@@ -6,9 +6,12 @@ model's logprobs within a tolerance that depends on its number format, and be fa
 base than from the merged model.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
 
 from hone_contract.model_files import CHAT_TEMPLATE, TOKENIZER, sha256_of
 from hone_contract.probes import Logprobs, Probe, Probes
@@ -31,6 +34,7 @@ TOLERANCES = {
 }
 # Below this, merged model and base differ by no more than two computations of the same model do.
 _SAME_MODEL = 1e-4
+_IS_BASE = "the served model equals its base"
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,12 @@ class Verdict:
     mean_abs_delta_from_base: float | None = None
     tolerance: Tolerance | None = None
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, JsonValue]:
         return asdict(self)
+
+    def refused(self, reason: str) -> "Verdict":
+        """The same numbers, and no pass."""
+        return replace(self, passed=False, reason=reason)
 
 
 def other_files(probes: Probes, model: Path) -> str | None:
@@ -66,42 +74,75 @@ def other_files(probes: Probes, model: Path) -> str | None:
     return f"its {changed[0]} is not the one that it was trained with" if changed else None
 
 
-def judge(probes: list[Probe], replays: list[Replay], dtype: str) -> Verdict:
-    """Compare what was served with what was recorded, probe by probe."""
-    if not probes or any(probe.merged is None for probe in probes):
-        return Verdict(False, "there are no probes of the merged model; merge again", dtype, len(probes))
+def excerpt(probes: list[Probe], count: int = 3, tokens: int = 8) -> list[Probe]:
+    """The beginnings of the most telling probes, where every token costs a request."""
+
+    def begin(probe: Probe) -> Probe:
+        names = ("continuation_token_ids", "base", "adapter", "merged", "trained")
+        lists = {name: getattr(probe, name) for name in names}
+        return probe.model_copy(update={name: each and each[:tokens] for name, each in lists.items()})
+
+    return [begin(probe) for probe in telling(probes, count)]
+
+
+def telling(probes: list[Probe], count: int = 3) -> list[Probe]:
+    """The probes on which the merged model and its base differ most."""
+
+    def effect(probe: Probe) -> float:
+        return _mean(_deltas(probe.merged or probe.adapter, probe.base))
+
+    return sorted(probes, key=effect)[-count:]
+
+
+def unchanged(before: list[Logprobs], after: list[Logprobs]) -> bool:
+    """Whether two replays of the same probes, each alone in its batch, come from the same weights."""
+    pairs = zip(before, after, strict=True)
+    return all(max(_deltas(some, others)) < _SAME_MODEL for some, others in pairs)
+
+
+def judge(
+    probes: list[Probe],
+    replays: list[Replay],
+    dtype: str,
+    model: Literal["merged", "adapter", "base"] = "merged",
+) -> Verdict:
+    """Compare what was served with what was recorded of a model, probe by probe."""
+    recorded: list[Logprobs | None] = [getattr(probe, model) for probe in probes]
+    if not probes or any(logprobs is None for logprobs in recorded):
+        return Verdict(False, f"there are no probes of the {model} model; merge again", dtype, len(probes))
     if other := _other_tokens(probes, replays):
         return Verdict(False, other, dtype, len(probes))
     served = [value for replay in replays for value in replay.logprobs]
-    merged = [value for probe in probes for value in probe.merged or []]
+    expected = [value for logprobs in recorded for value in logprobs or []]
     base = [value for probe in probes for value in probe.base]
     tolerance = TOLERANCES[dtype]
-    deltas, deltas_from_base = _deltas(served, merged), _deltas(served, base)
-    mean, mean_from_base = _mean(deltas), _mean(deltas_from_base)
-    if _mean(_deltas(merged, base)) < _SAME_MODEL:
-        reason: str | None = "the served model equals its base"
+    deltas, mean_from_base = _deltas(served, expected), _mean(_deltas(served, base))
+    if model != "base" and _mean(_deltas(expected, base)) < _SAME_MODEL:
+        reason: str | None = _IS_BASE
     else:
-        reason = _refusal(max(deltas), mean, mean_from_base, tolerance)
+        reason = _refusal(model, max(deltas), _mean(deltas), mean_from_base, tolerance)
     return Verdict(
         passed=reason is None,
-        reason=reason or "the served model is the merged model",
+        reason=reason or f"the served model is the {model} model",
         dtype=dtype,
         probes=len(probes),
         max_abs_delta=max(deltas),
-        mean_abs_delta=mean,
+        mean_abs_delta=_mean(deltas),
         mean_abs_delta_from_base=mean_from_base,
         tolerance=tolerance,
     )
 
 
-def _refusal(max_delta: float, mean: float, mean_from_base: float, tolerance: Tolerance) -> str | None:
-    # First, since a model that equals its base is also far from the merged one.
-    if mean_from_base <= mean:
-        return "the served model equals its base"
+def _refusal(
+    model: str, max_delta: float, mean: float, mean_from_base: float, tolerance: Tolerance
+) -> str | None:
+    # First, since a model that equals its base is also far from the tuned one.
+    if model != "base" and mean_from_base <= mean:
+        return _IS_BASE
     # Turned round, so that a value that is no number is refused.
     if not (max_delta <= tolerance.max_delta and mean <= tolerance.mean_delta):
         return (
-            f"the served model is not the merged model: logprobs differ by up to {max_delta:.4f}, "
+            f"the served model is not the {model} model: logprobs differ by up to {max_delta:.4f}, "
             f"{mean:.4f} on average (allowed: {tolerance.max_delta}, {tolerance.mean_delta})"
         )
     return None

@@ -14,9 +14,9 @@ from typing import ClassVar
 RETRY_AFTER = 2
 
 
-def openai_error(message: str, kind: str, code: str) -> dict[str, object]:
+def openai_error(message: str, kind: str, code: str | None, param: str | None = None) -> dict[str, object]:
     """The body of an error as OpenAI's API shapes it."""
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 class _Handler(BaseHTTPRequestHandler):

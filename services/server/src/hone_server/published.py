@@ -2,33 +2,86 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
 
 from hone_contract.artifact import Artifact, open_artifact
-from hone_contract.errors import BadConfiguration, RetryableFailure
+from hone_contract.errors import BadConfiguration, HoneError, RetryableFailure
+from hone_contract.store import Store
+from hone_server.record import Record
 from hone_server.settings import Settings
 
 _POLL_SECONDS = 0.5
 
 
-def wait_for_model(settings: Settings, tell: Callable[[str], None]) -> tuple[str, Artifact]:
-    """The model's name and its live version, verified.
+def wait_for_model(settings: Settings, tell: Callable[[str], None]) -> tuple[str, str]:
+    """The model's name and its live version.
 
     Raises RetryableFailure when nothing was published in time, BadConfiguration when several models
-    are and none was named, ArtifactCorrupt naming the file when a byte has changed.
+    are and none was named.
     """
-    deadline = time.monotonic() + settings.wait_seconds
     wanted = settings.model or "a model"
-    while (found := _published(settings)) is None:
-        tell(f"waiting for {wanted} to be published")
+
+    def find() -> tuple[str, str] | None:
+        return _published(settings)
+
+    return _wait(find, f"{wanted} to be published", "run hone-merger merge", settings, tell)
+
+
+def wait_for_base(settings: Settings, name: str, tell: Callable[[str], None]) -> Artifact:
+    """The base, every byte of it read. Raises RetryableFailure when it was not imported in time."""
+    path = settings.store.base(name)
+
+    def find() -> Artifact | None:
+        return open_artifact(path, "base", digests=True) if path.is_dir() else None
+
+    return _wait(find, f"the base {name}", f"run hone-trainer import-base {name}", settings, tell)
+
+
+_Found = TypeVar("_Found")
+
+
+def _wait(
+    find: Callable[[], _Found | None],
+    wanted: str,
+    remedy: str,
+    settings: Settings,
+    tell: Callable[[str], None],
+) -> _Found:
+    deadline = time.monotonic() + settings.wait_seconds
+    while (found := find()) is None:
+        tell(f"waiting for {wanted}")
         if time.monotonic() >= deadline:
             raise RetryableFailure(
-                f"{settings.store.root}: {wanted} was not published within {settings.wait_seconds:g} s; "
-                "run hone-merger merge"
+                f"{settings.store.root}: {wanted} was waited for {settings.wait_seconds:g} s; {remedy}"
             )
         time.sleep(_POLL_SECONDS)
-    name, version = found
-    tell(f"reading {name}/{version}")
-    return name, open_artifact(settings.store.model(name, version), "model", digests=True)
+    return found
+
+
+def choose_version(store: Store, name: str, live: str, record: Record) -> tuple[str, str | None]:
+    """The version to start with, and why it is not the live one, if it is not.
+
+    The live one, unless this server refused it, or went down with it: then the one that passed last.
+    """
+    refusal = record.refusal(open_artifact(store.model(name, live), "model"))
+    passed = None if refusal is None else last_that_passed(store, name, record, live)
+    return (live, None) if passed is None else (passed, refusal)
+
+
+def last_that_passed(store: Store, name: str, record: Record, but: str) -> str | None:
+    """The newest other version that passed, is still there and was not refused since; None: there is none."""
+    for version in reversed(record.passed):
+        with suppress(HoneError):
+            model = open_artifact(store.model(name, version), "model")
+            if version != but and record.refusal(model) is None:
+                return version
+    return None
+
+
+def read_whole(store: Store, name: str, version: str) -> Artifact:
+    """Raises ArtifactCorrupt naming the file when a byte has changed."""
+    return open_artifact(store.model(name, version), "model", digests=True)
 
 
 def _published(settings: Settings) -> tuple[str, str] | None:

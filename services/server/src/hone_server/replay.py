@@ -6,36 +6,88 @@ from typing import Any
 import httpx
 
 from hone_contract.errors import HoneError
-from hone_contract.probes import Probe
+from hone_contract.probes import Logprobs, Probe
 from hone_server.edge import GATE
 from hone_server.gate import Replay
 
 
 async def replay(app: Any, model: str, probes: list[Probe]) -> list[Replay]:
     """One Replay a probe. `app` is called in this process, so no port needs to be open yet."""
+    async with _client(app) as client:
+        return list(await asyncio.gather(*(_replay(client, model, probe) for probe in probes)))
 
+
+async def replay_by_steps(app: Any, model: str, probes: list[Probe]) -> list[Replay]:
+    """The same, asking for one token at a time.
+
+    Beside adapters vLLM cannot give the prompt's logprobs: on a CPU its engine dies of it (0.32,
+    vllm/lora/punica_wrapper/punica_cpu.py, whose indices are those of the tokens to be sampled alone).
+    """
+    async with _client(app) as client:
+        return [
+            Replay(await _render(client, model, probe), await _score_by_steps(client, model, probe))
+            for probe in probes
+        ]
+
+
+async def score_alone(app: Any, model: str, probes: list[Probe]) -> list[Logprobs]:
+    """What is served now makes of each continuation, one after the other: a batch would round otherwise."""
+    async with _client(app) as client:
+        return [await _score(client, model, probe) for probe in probes]
+
+
+async def ask_for_a_token(app: Any, model: str, prompt: list[int]) -> None:
+    """Raises HoneError unless the engine gives one."""
+    asked = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0}
+    async with _client(app) as client:
+        await _post(client, "/v1/completions", asked)
+
+
+def _client(app: Any) -> httpx.AsyncClient:
     async def as_gate(scope: Any, receive: Any, send: Any) -> None:
         await app({**scope, GATE: True}, receive, send)
 
     transport = httpx.ASGITransport(app=as_gate)
-    async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None) as client:
-        return list(await asyncio.gather(*(_replay(client, model, probe) for probe in probes)))
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=None)
 
 
 async def _replay(client: httpx.AsyncClient, model: str, probe: Probe) -> Replay:
+    return Replay(await _render(client, model, probe), await _score(client, model, probe))
+
+
+async def _render(client: httpx.AsyncClient, model: str, probe: Probe) -> list[int]:
     chat = await _post(client, "/v1/chat/completions", {"model": model, **_conversation(probe)})
-    scored = await _post(
-        client,
-        "/v1/completions",
+    tokens: list[int] = chat["prompt_token_ids"]
+    return tokens
+
+
+async def _score(client: httpx.AsyncClient, model: str, probe: Probe) -> Logprobs:
+    asked = {
+        "model": model,
+        "prompt": probe.prompt_token_ids + probe.continuation_token_ids,
+        "max_tokens": 1,
+        "temperature": 0,
+        "prompt_logprobs": 0,
+    }
+    return _continuation_logprobs(probe, await _post(client, "/v1/completions", asked))
+
+
+async def _score_by_steps(client: httpx.AsyncClient, model: str, probe: Probe) -> Logprobs:
+    """The only token that is allowed is told with the logprob that it had among all."""
+    told = probe.prompt_token_ids
+    asked = [
         {
             "model": model,
-            "prompt": probe.prompt_token_ids + probe.continuation_token_ids,
+            "prompt": told + probe.continuation_token_ids[:place],
             "max_tokens": 1,
             "temperature": 0,
-            "prompt_logprobs": 0,
-        },
-    )
-    return Replay(chat["prompt_token_ids"], _continuation_logprobs(probe, scored))
+            "logprobs": 1,
+            "allowed_token_ids": [token],
+        }
+        for place, token in enumerate(probe.continuation_token_ids)
+    ]
+    answers = await asyncio.gather(*(_post(client, "/v1/completions", body) for body in asked))
+    return [float(answer["choices"][0]["logprobs"]["token_logprobs"][0]) for answer in answers]
 
 
 def _conversation(probe: Probe) -> dict[str, Any]:
@@ -46,7 +98,7 @@ def _conversation(probe: Probe) -> dict[str, Any]:
     return {**asked, "tools": probe.tools, "tool_choice": "none"}
 
 
-def _continuation_logprobs(probe: Probe, scored: dict[str, Any]) -> list[float]:
+def _continuation_logprobs(probe: Probe, scored: dict[str, Any]) -> Logprobs:
     """vLLM gives one `{token id: {logprob}}` a prompt token, the first null."""
     entries = scored["choices"][0]["prompt_logprobs"][len(probe.prompt_token_ids) :]
     return [

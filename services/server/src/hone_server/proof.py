@@ -1,0 +1,32 @@
+"""Proves that what the engine serves now is a certain model."""
+
+from hone_contract.artifact import Artifact
+from hone_contract.probes import read_probes
+from hone_server.current import Serving
+from hone_server.gate import Verdict, judge, other_files
+from hone_server.metrics import record_verdict
+from hone_server.replay import replay
+
+
+async def prove(serving: Serving, model: Artifact) -> Verdict:
+    """Compare what is served with the model's probes. Raises HoneError when the engine does not answer."""
+    recorded = read_probes(model.path)
+    dtype = str(serving.engine.model_config.dtype).removeprefix("torch.")
+    if changed := other_files(recorded, model.path):
+        return Verdict(False, changed, dtype, len(recorded.probes))
+    return judge(recorded.probes, await replay(serving.app, serving.name, recorded.probes), dtype)
+
+
+def is_acceptable(serving: Serving, verdict: Verdict) -> bool:
+    """Tells the verdict, and whether the model may be served with it."""
+    record_verdict(verdict)
+    tell, numbers = serving.reporter.tell, verdict.to_json()
+    if verdict.passed:
+        delta = f"max |Δ logprob| {verdict.max_abs_delta:.1e}"
+        tell("gate_passed", f"gate: {verdict.reason} ({delta})", verdict=numbers)
+        return True
+    if serving.settings.gate == "warn":
+        tell("gate_failed", f"gate: {verdict.reason}; served all the same", level="warning", verdict=numbers)
+        return True
+    tell("gate_refused", f"gate: {verdict.reason}", level="error", verdict=numbers)
+    return False

@@ -1,0 +1,88 @@
+"""The routes that vLLM lacks, or answers otherwise than OpenAI's API."""
+
+import asyncio
+
+from fastapi import FastAPI
+from starlette.responses import JSONResponse
+
+from hone_contract.artifact import Artifact
+from hone_server.adapter_list import adapters_of
+from hone_server.current import Serving, current
+from hone_server.lobby import openai_error
+
+
+def attach(app: FastAPI) -> None:
+    app.add_api_route("/ready", ready, methods=["GET"])
+    app.add_api_route("/v1/models", list_models, methods=["GET"])
+    # A model's id may hold slashes.
+    app.add_api_route("/v1/models/{model:path}", retrieve_model, methods=["GET"])
+
+
+async def ready() -> JSONResponse:
+    """200 with the gate's verdict. Before there is one, the lobby answers here with 503."""
+    serving = current()
+    if serving.stopping:
+        return JSONResponse({"ready": False, "reason": "the server is stopping"}, 503)
+    if refusal := serving.door.refusal:
+        return JSONResponse({"ready": False, "reason": refusal}, 503)
+    told = {
+        "ready": True,
+        "model": serving.name,
+        "version": serving.model.path.name,
+        "digest": serving.model.manifest.digest,
+        "gate": serving.verdict.to_json() if serving.verdict else None,
+    }
+    return JSONResponse(told | (_versions(serving) if serving.adapters is None else _adapters(serving)))
+
+
+def _versions(serving: Serving) -> dict[str, object]:
+    record, version = serving.memory.record, serving.model.path.name
+    before = [each for each in record.passed if each != version]
+    return {
+        "swapping": not serving.door.is_open,
+        "previous": before[-1] if before else None,
+        "refused": {each.version: each.reason for each in record.refused},
+    }
+
+
+def _adapters(serving: Serving) -> dict[str, object]:
+    return {"adapters": {name: verdict.to_json() for name, verdict in serving.adapters.loaded.items()}}
+
+
+async def list_models() -> dict[str, object]:
+    return {"object": "list", "data": [_card(model) for model in await asyncio.to_thread(_models)]}
+
+
+async def retrieve_model(model: str) -> JSONResponse:
+    for each in await asyncio.to_thread(_models):
+        if _id(each) == model:
+            return JSONResponse(_card(each))
+    message = f"The model {model!r} does not exist; `GET /v1/models` lists what there is"
+    return JSONResponse(openai_error(message, "invalid_request_error", "model_not_found"), 404)
+
+
+def _models() -> list[Artifact]:
+    serving = current()
+    if serving.adapters is None:
+        return [serving.model]
+    return [serving.model, *adapters_of(serving.settings.store, serving.model)]
+
+
+def _id(model: Artifact) -> str:
+    return current().name if model.path == current().model.path else model.manifest.id
+
+
+def _card(model: Artifact) -> dict[str, object]:
+    """As OpenAI's API shapes it, and where the model comes from; vLLM's own tells the path of the weights."""
+    manifest = model.manifest
+    base = manifest.lineage.get("base")
+    return {
+        "id": _id(model),
+        "object": "model",
+        "created": int(manifest.created_at.timestamp()),
+        "owned_by": "hone",
+        "version": model.path.name,
+        "digest": manifest.digest,
+        "base": base.id if base else None,
+        "lineage": {name: {"id": each.id, "digest": each.digest} for name, each in manifest.lineage.items()},
+    }
