@@ -17,6 +17,14 @@ class Script:
     finish_reason: str | None = "stop"
     failure: tuple[int, Any] | None = None
     stream_failure: Body | None = None
+    answers: dict[str, list[str]] = field(default_factory=dict)
+    """Pieces by model, where a model answers otherwise than by `pieces`."""
+    usage: Body | None = None
+    """What is counted for who asks for it; None: nothing, to nobody."""
+    refused: dict[str, tuple[int, Any]] = field(default_factory=dict)
+    """What answers a question that has this field."""
+    together: threading.Barrier | None = None
+    """Where requests wait for each other before they are answered."""
     breaks_off: bool = False
     never_ends: bool = False
     asked: list[Body] = field(default_factory=list)

@@ -32,8 +32,10 @@ class _Handler(BaseHTTPRequestHandler):
         if body["model"] not in script.models:
             message = f"The model `{body['model']}` does not exist."
             self._reply(404, error_body(message, 404))
+        elif refused := [name for name in script.refused if name in body]:
+            self._reply(*script.refused[refused[0]])
         else:
-            self._stream()
+            self._stream(body)
 
     def _refused(self) -> bool:
         script = self.server.script
@@ -60,27 +62,31 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def _stream(self) -> None:
+    def _stream(self, body: Body) -> None:
         script = self.server.script
+        if script.together:
+            script.together.wait(10)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Transfer-Encoding", "chunked")
         self.send_header("Connection", "close")
         self.end_headers()
         self._event(_delta({"role": "assistant", "content": ""}))
-        for piece in script.pieces:
+        for piece in script.answers.get(body["model"], script.pieces):
             self._event(_delta({"content": piece}))
         if script.never_ends:
             self._wait_for_hang_up(script)
         if not (script.breaks_off or script.never_ends):
-            self._end_stream(script)
+            self._end_stream(script, body)
 
-    def _end_stream(self, script: Script) -> None:
+    def _end_stream(self, script: Script, body: Body) -> None:
         if script.stream_failure:
             self._event({"error": script.stream_failure})
         elif script.finish_reason:
             self._event(_delta({}, script.finish_reason))
-            self._event({"object": "chat.completion.chunk", "choices": [], "usage": {}})
+            wanted = body.get("stream_options", {}).get("include_usage")
+            usage = script.usage if wanted and script.usage else {}
+            self._event({"object": "chat.completion.chunk", "choices": [], "usage": usage})
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
 

@@ -57,18 +57,28 @@ def _drawn(server: FakeServer) -> Iterator[Terminal]:
         yield terminal
 
 
+@pytest.fixture(scope="session")
+def _wide(server: FakeServer) -> Iterator[Terminal]:
+    with Terminal(server.url, columns=120) as terminal:
+        yield terminal
+
+
 @pytest.fixture
 def plain(_plain: Terminal) -> Terminal:
     """A conversation without history, shown as it is."""
-    _plain.ask("/reset")
-    return _plain
+    return _as_new(_plain)
 
 
 @pytest.fixture
 def drawn(_drawn: Terminal) -> Terminal:
     """A conversation without history, drawn as markdown on a small screen."""
-    _drawn.ask("/reset")
-    return _drawn
+    return _as_new(_drawn)
+
+
+@pytest.fixture
+def wide(_wide: Terminal) -> Terminal:
+    """A conversation without history, drawn on a screen with room for two columns."""
+    return _as_new(_wide)
 
 
 @pytest.fixture(params=["plain", "drawn"])
@@ -77,3 +87,9 @@ def terminal(request: pytest.FixtureRequest) -> Terminal:
     found = request.getfixturevalue(request.param)
     assert isinstance(found, Terminal)
     return found
+
+
+def _as_new(terminal: Terminal) -> Terminal:
+    for command in ("/reset", "/compare off", "/params server"):
+        terminal.ask(command)
+    return terminal

@@ -1,6 +1,7 @@
 """The slash commands of a conversation."""
 
 import json
+import re
 from pathlib import Path
 
 from chat_process import Terminal
@@ -18,6 +19,9 @@ def test_system_sets_and_removes_the_system_prompt(plain: Terminal, script: Scri
     assert "System prompt set." in plain.ask("/system In  verse.")
     plain.ask("Where?")
     assert script.said()[0] == "system: In  verse."
+    plain.ask("/system\x1b\rOn a line of its own.")
+    plain.ask("Where?")
+    assert script.said()[0] == "system: On a line of its own."
     assert "System prompt removed." in plain.ask("/system")
     plain.ask("Where?")
     assert script.said()[0] == "user: Where?"
@@ -53,5 +57,6 @@ def test_save_writes_chat_jsonl_and_spares_what_is_there(plain: Terminal, tmp_pa
 
 def test_help_lists_the_commands_and_a_wrong_one_is_told(plain: Terminal) -> None:
     shown = plain.ask("/help")
-    assert all(f"/{name} " in shown for name in ("help", "reset", "system", "model", "save"))
+    names = "help reset system retry undo model params compare save load export".split()
+    assert re.findall(r"^/(\w+) ", shown, re.MULTILINE) == names
     assert "There is no command /rest. Did you mean /reset?" in plain.ask("/rest")

@@ -44,7 +44,7 @@ def test_no_server_at_the_start_exits_75() -> None:
 def test_quit_in_a_terminal_that_cannot_redraw(server: FakeServer, script: Script) -> None:
     script.pieces = ["It is **Pa", "ris**."]
     with Terminal(server.url, TERM="dumb") as terminal:
-        assert terminal.ask("Where?") == "It is **Paris**.\r\n"
+        assert terminal.ask("Where?").startswith("It is **Paris**.\r\n")
         assert terminal.leave("quit\r") == 0
 
 
@@ -55,8 +55,7 @@ def test_a_pipe_is_no_conversation(run: Run, script: Script) -> None:
 
 def test_ctrl_c_stops_the_answer_and_keeps_its_start(terminal: Terminal, script: Script) -> None:
     script.never_ends = True
-    terminal.wait_for("you> ")
-    terminal.type("Count\r")
+    terminal.enter("Count")
     terminal.wait_for(r"Paris\.")
     terminal.type("\x03")
     terminal.wait_for("Stopped. What was said so far is kept.")
@@ -92,7 +91,6 @@ def test_a_turn_without_an_answer_is_dropped(plain: Terminal, script: Script) ->
 
 
 def test_the_line_can_be_edited(plain: Terminal, script: Script) -> None:
-    pytest.importorskip("readline")
     plain.ask("Wheere?\x1b[D\x1b[D\x1b[D\x7f")
     plain.ask("\x1b[A")
     assert script.said()[0] == script.said()[2] == "user: Where?"

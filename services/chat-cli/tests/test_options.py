@@ -15,11 +15,11 @@ import hone_chat
 NOWHERE = "http://127.0.0.1:9/v1"
 
 
-def test_help_imports_neither_openai_nor_rich() -> None:
+def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from hone_chat.__main__ import main\n"
         "try: main(['--help'])\n"
-        "finally: print([name for name in sys.modules if name in ('openai', 'rich')])"
+        "finally: print([name for name in ('openai', 'rich', 'prompt_toolkit') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0
@@ -30,7 +30,10 @@ def test_help_imports_neither_openai_nor_rich() -> None:
 def test_help_names_every_option_but_none_for_the_key() -> None:
     shown = run_process(NOWHERE, "--help").out
     names = "base-url model system temperature top-p max-tokens repetition-penalty seed timeout"
-    assert all(f"--{name} " in shown for name in [*names.split(), "plain", "version"])
+    names += (
+        " no-repeat-ngram-size preset profile config compare compare-url plain json stats no-history version"
+    )
+    assert all(f"--{name} " in shown for name in names.split())
     assert "--api-key" not in shown
     assert "HONE_API_KEY_FILE" in shown
 
@@ -50,7 +53,9 @@ def test_version_is_that_of_the_package() -> None:
         (["--top-p", "1.5"], "a number above 0 and up to 1, not '1.5'"),
         (["--max-tokens", "0"], "a whole number of 1 or more, not '0'"),
         (["--repetition-penalty", "0"], "a number above 0, not '0'"),
+        (["--no-repeat-ngram-size", "-1"], "a whole number of 0 or more, not '-1'"),
         (["--seed", "x"], "a whole number, not 'x'"),
+        (["--system", "caf\udce9"], "argument --system: is not UTF-8; set the terminal to UTF-8"),
         (["--timeout", "0"], "a number above 0, not '0'"),
         (["--mod", "x"], "unknown option --mod"),
         (["what", "is", "this"], "put the question in quotes"),
@@ -118,7 +123,7 @@ def test_the_option_wins_over_the_environment(run: Run, server: FakeServer) -> N
 def test_every_option_reaches_the_server(run: Run, script: Script) -> None:
     script.models = ["base", "tuned"]
     options = "--model tuned --system Briefly. --temperature 0 --top-p 0.9 --max-tokens 7".split()
-    run("Hello", *options, "--repetition-penalty", "1.1", "--seed", "3407")
+    run("Hello", *options, *"--repetition-penalty 1.1 --no-repeat-ngram-size 3 --seed 3407".split())
     assert script.asked == [
         {
             "model": "tuned",
@@ -131,7 +136,9 @@ def test_every_option_reaches_the_server(run: Run, script: Script) -> None:
             "top_p": 0.9,
             "max_tokens": 7,
             "repetition_penalty": 1.1,
+            "no_repeat_ngram_size": 3,
             "seed": 3407,
+            "stream_options": {"include_usage": True},
         }
     ]
 
@@ -140,4 +147,6 @@ def test_what_is_not_set_is_left_to_the_server(run: Run, script: Script) -> None
     script.models = ["first", "second"]
     run("Hello")
     hello = [{"role": "user", "content": "Hello"}]
-    assert script.asked == [{"model": "first", "messages": hello, "stream": True}]
+    (asked,) = script.asked
+    assert asked.pop("stream_options") == {"include_usage": True}
+    assert asked == {"model": "first", "messages": hello, "stream": True}

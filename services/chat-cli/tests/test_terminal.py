@@ -34,7 +34,7 @@ def test_markdown_is_drawn_live(server: FakeServer, script: Script) -> None:
 
 def test_plain_leaves_markdown_alone(plain: Terminal, script: Script) -> None:
     script.pieces = ["It is **Pa", "ris**."]
-    assert plain.ask("Where?") == "It is **Paris**.\r\n"
+    assert plain.ask("Where?").startswith("It is **Paris**.\r\n")
 
 
 def test_no_escape_sequence_reaches_the_terminal(terminal: Terminal, script: Script) -> None:
@@ -57,8 +57,7 @@ def test_an_answer_longer_than_the_screen_is_shown_whole(drawn: Terminal, script
 def test_of_a_long_answer_the_end_is_shown_live(drawn: Terminal, script: Script) -> None:
     script.pieces = ["```\n", *(f"line {number}\n" for number in range(100))]
     script.never_ends = True
-    drawn.wait_for("you> ")
-    drawn.type("Count\r")
+    drawn.enter("Count")
     frame = drawn.wait_for("line 99").rpartition(LIVE)[2]
     assert len(re.findall(r"line \d+", frame)) < 10
     drawn.type("\x03")

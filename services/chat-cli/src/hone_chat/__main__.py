@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 
-from hone_chat.errors import ChatError, RetryableFailure
+from hone_chat.errors import BadConfiguration, ChatError, RetryableFailure
 from hone_chat.options import parse_options
+from hone_chat.prompt import PlainPrompt, Prompt, can_edit
 from hone_chat.question import full_question
 from hone_chat.settings import Settings, make_settings
-from hone_chat.terminal import Show, note, one_line, show_plain
+from hone_chat.terminal import Display, PlainDisplay, note, one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,24 +40,32 @@ def _run(arguments: Sequence[str]) -> None:
     settings = make_settings(parse_options(arguments), os.environ)
     _accept_any_text()
     question = full_question(settings.question, sys.stdin)
+    if question is None and settings.json:
+        raise BadConfiguration("--json is for one question: give it as an argument, or pipe it in.")
     _forget_sdk_environment()
-    from hone_chat.client import Client
     from hone_chat.session import answer_once, converse
 
-    client = Client(settings)
-    show = _choose_show(settings)
+    display = _choose_display(settings)
     if question is None:
-        converse(settings, client, show)
+        converse(settings, display, _choose_prompt(settings))
     else:
-        answer_once(question, settings, client, show)
+        answer_once(question, settings, display)
 
 
-def _choose_show(settings: Settings) -> Show:
-    if settings.plain or not sys.stdout.isatty():
-        return show_plain
-    from hone_chat.markdown import can_draw, show_markdown
+def _choose_display(settings: Settings) -> Display:
+    if settings.plain or settings.json or not sys.stdout.isatty():
+        return PlainDisplay()
+    from hone_chat.display import MarkdownDisplay, can_draw
 
-    return show_markdown if can_draw() else show_plain
+    return MarkdownDisplay() if can_draw() else PlainDisplay()
+
+
+def _choose_prompt(settings: Settings) -> Prompt:
+    if not can_edit():
+        return PlainPrompt()
+    from hone_chat.editor import Editor
+
+    return Editor(settings.history)
 
 
 def _accept_any_text() -> None:

@@ -1,33 +1,19 @@
-"""What one run was told: the command line, with the environment for what it leaves open."""
+"""What one run was told: the command line, else the environment, else a profile, else the default."""
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from hone_chat.errors import BadConfiguration
+from hone_chat.places import config_file, history_file
+from hone_chat.presets import PRESETS
+from hone_chat.profiles import Profile, find_profile
+from hone_chat.sampling import RULES, Sampling
+from hone_chat.server import DEFAULT_URL, KeyFile, Server, checked_address, find_key
 
-_DEFAULT_URL = "http://127.0.0.1:8000/v1"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn; None leaves a choice to the server."""
-
-    temperature: float | None
-    top_p: float | None
-    max_tokens: int | None
-    repetition_penalty: float | None
-    seed: int | None
-
-
-@dataclass(frozen=True)
-class Key:
-    """What lets us in at the server, and where it was found."""
-
-    value: str = field(repr=False)
-    source: str
+COMPARE_OFF = "off"
+"""In place of a model's name: no second model."""
+_DEFAULT_TIMEOUT = 600.0
 
 
 @dataclass(frozen=True)
@@ -35,88 +21,82 @@ class Settings:
     """Everything one run needs to know, checked."""
 
     question: str | None
-    base_url: str
+    server: Server
     model: str | None
+    compares: bool
+    second_model: str | None
+    second_server: Server | None
     system: str | None
     sampling: Sampling
-    timeout: float
     plain: bool
-    key: Key | None
+    json: bool
+    stats: bool
+    history: Path | None
 
 
 def make_settings(options: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
-    """Join the options with the environment; options win."""
+    """Join the options with the environment and the profile."""
+    profile = _find_profile(options, environment)
+    second_server = _second_server(options, environment, profile)
+    second_model = options.compare or profile.compare
+    compares = options.compare != COMPARE_OFF and bool(second_model or second_server)
+    keeps_history = profile.history and not options.no_history
     return Settings(
         question=options.question,
-        base_url=_address(options.base_url or environment.get("HONE_URL") or _DEFAULT_URL),
-        model=options.model,
-        system=options.system,
-        sampling=Sampling(
-            temperature=options.temperature,
-            top_p=options.top_p,
-            max_tokens=options.max_tokens,
-            repetition_penalty=options.repetition_penalty,
-            seed=options.seed,
-        ),
-        timeout=options.timeout,
-        plain=options.plain,
-        key=_find_key(environment),
+        server=_server(options, environment, profile),
+        model=options.model or profile.model,
+        compares=compares,
+        second_model=second_model if compares else None,
+        second_server=second_server,
+        system=options.system if options.system is not None else profile.system,
+        sampling=_sampling(options, profile),
+        plain=options.plain or profile.plain,
+        json=options.json,
+        stats=options.stats,
+        history=history_file(environment) if keeps_history else None,
     )
 
 
-def _address(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        # Reading `port` checks it; encoding finds names that no resolver takes.
-        complete = parts.port != 0 and bool((parts.hostname or "").encode("idna"))
-    except ValueError:
-        raise _bad_address(url) from None
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        # Not repeated: a password or a token may be in it.
-        raise BadConfiguration(
-            "The server's address must be free of user names, passwords, ? and #. "
-            "A key goes into HONE_API_KEY."
-        )
-    usable = url.isascii() and url.isprintable() and " " not in url
-    if parts.scheme not in ("http", "https") or not complete or not usable:
-        raise _bad_address(url)
-    return url.rstrip("/")
+def _find_profile(options: argparse.Namespace, environment: Mapping[str, str]) -> Profile:
+    named = options.config is not None
+    file = Path(options.config) if named else config_file(environment)
+    return find_profile(options.profile, file, required=named)
 
 
-def _bad_address(url: str) -> BadConfiguration:
-    shown = url.rpartition("@")[2]
-    return BadConfiguration(
-        f"{shown!r} is not a server's address. Write --base-url or HONE_URL like {_DEFAULT_URL}"
+def _sampling(options: argparse.Namespace, profile: Profile) -> Sampling:
+    base = PRESETS[options.preset] if options.preset else profile.sampling
+    own = {name: getattr(options, name) for name in RULES}
+    return replace(base, **{name: value for name, value in own.items() if value is not None})
+
+
+def _server(options: argparse.Namespace, environment: Mapping[str, str], profile: Profile) -> Server:
+    told = options.base_url or environment.get("HONE_URL")
+    named_by = "--base-url or HONE_URL" if told else f"base_url of {profile.where}"
+    file = None
+    # A profile's key is for the profile's server, not for another that was named in its place.
+    if profile.key_file and not (told and profile.base_url):
+        file = KeyFile(profile.key_file, f"key_file of {profile.where}")
+    return Server(
+        base_url=checked_address(told or profile.base_url or DEFAULT_URL, named_by),
+        timeout=options.timeout or profile.timeout or _DEFAULT_TIMEOUT,
+        key=find_key(environment, "HONE_API_KEY", file),
     )
 
 
-def _find_key(environment: Mapping[str, str]) -> Key | None:
-    # A server's HONE_API_KEY may hold several keys, separated by commas; any of them will do.
-    value = environment.get("HONE_API_KEY", "").partition(",")[0].strip()
-    source = "HONE_API_KEY"
-    path = environment.get("HONE_API_KEY_FILE")
-    if not value and path:
-        source = f"the file {path} (HONE_API_KEY_FILE)"
-        value = _read_key(path)
-    if not value:
+def _second_server(
+    options: argparse.Namespace, environment: Mapping[str, str], profile: Profile
+) -> Server | None:
+    told = options.compare_url
+    url = told or profile.compare_url
+    if not url:
         return None
-    if not (value.isascii() and value.isprintable() and " " not in value):
-        raise BadConfiguration(f"The key in {source} is not one word of ASCII. Copy it again.")
-    return Key(value=value, source=source)
-
-
-def _read_key(path: str) -> str:
-    try:
-        value = Path(path).read_text("utf-8").strip()
-    except OSError as error:
-        raise BadConfiguration(
-            f"HONE_API_KEY_FILE names {path}, which cannot be read: {error.strerror}. "
-            "Correct the path or the file's permissions."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise BadConfiguration(
-            f"HONE_API_KEY_FILE names {path}, which is not a text file. Name the key's file."
-        ) from error
-    if not value:
-        raise BadConfiguration(f"HONE_API_KEY_FILE names {path}, which is empty. Put the key in.")
-    return value
+    file = None
+    if profile.compare_key_file and not told:
+        file = KeyFile(profile.compare_key_file, f"compare_key_file of {profile.where}")
+    return Server(
+        base_url=checked_address(url, "--compare-url" if told else f"compare_url of {profile.where}"),
+        timeout=options.timeout or profile.timeout or _DEFAULT_TIMEOUT,
+        key=find_key(environment, "HONE_COMPARE_API_KEY", file),
+        option="--compare-url",
+        variable="HONE_COMPARE_API_KEY",
+    )
