@@ -105,7 +105,7 @@ def test_what_comes_later_is_served_without_a_restart(
 def test_an_adapter_that_is_not_what_was_trained_is_not_served(
     client: openai.OpenAI, trained: Artifact
 ) -> None:
-    other = _variant(trained, "other-weights", scale=0.5)
+    other = _variant(trained, "other-weights", scale=0.9)
     with pytest.raises(openai.BadRequestError, match="is not the adapter model"):
         _answer(client, other)
 

@@ -221,11 +221,12 @@ def test_a_version_for_another_engine_is_served_by_a_new_one(swappable: Swappabl
 
 def test_an_engine_that_hangs_is_a_failure_to_retry(swappable: Swappable) -> None:
     """Last in this module: it ends the shared server."""
-    process = psutil.Process(swappable.running.process.pid)
-    for child in process.children(recursive=True):
-        if "VLLM" in " ".join([child.name(), *child.cmdline()]):
-            child.send_signal(signal.SIGSTOP)
+    children = psutil.Process(swappable.running.process.pid).children(recursive=True)
+    engine = [child for child in children if "VLLM" in " ".join([child.name(), *child.cmdline()])]
+    for child in engine:
+        child.send_signal(signal.SIGSTOP)
     assert swappable.running.process.wait(timeout=120) == 75
+    assert not [child for child in engine if child.is_running()]
     assert "the engine hung" in swappable.running.log.read_text()
 
 

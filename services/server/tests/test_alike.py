@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from swap_samples import TEXTS, WEIGHTS, publish, write_weights
 
+from hone_contract.errors import BadInput
 from hone_contract.store import Store
 from hone_server.alike import difference, same_weights
 
@@ -94,7 +95,25 @@ def test_what_no_engine_sees_does_not_matter(store: Store, change: Callable[[Pat
     assert difference(publish(store, "v1"), publish(store, "v2", 2.0, change=change)) is None
 
 
-def test_weights_are_the_same_when_every_byte_is(store: Store) -> None:
+def test_weights_are_the_same_when_every_tensor_is_in_whatever_files(store: Store) -> None:
     old = publish(store, "v1")
-    assert same_weights(old, publish(store, "v2", change=_text("README.md")))
-    assert not same_weights(old, publish(store, "v3", 1.0000001))
+    for number, change in enumerate([_text("README.md"), _in_two_shards]):
+        same, other = f"same-{number}", f"other-{number}"
+        assert same_weights(old, publish(store, same, change=change))
+        assert not same_weights(old, publish(store, other, 1.0000001, change=change))
+
+
+@pytest.mark.parametrize("change", [_without_a_tensor, _tensors(**{"model.extra": torch.zeros(1)})])
+def test_a_tensor_more_or_less_makes_other_weights(store: Store, change: Callable[[Path], None]) -> None:
+    old, new = publish(store, "v1"), publish(store, "v2", change=change)
+    assert not same_weights(old, new)
+    assert not same_weights(new, old)
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS])
+def test_files_that_make_no_sense_are_bad_input_and_named(store: Store, name: str) -> None:
+    def spoil(folder: Path) -> None:
+        (folder / name).write_text("[]")
+
+    with pytest.raises(BadInput, match=name):
+        difference(publish(store, "v1"), publish(store, "v2", change=spoil))

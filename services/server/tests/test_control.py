@@ -220,6 +220,12 @@ def test_an_address_that_is_none_is_the_users_mistake(
     assert caught.value.code in (75, 78)
 
 
+def test_an_address_that_is_none_is_found_before_live_is_moved(versions: Store) -> None:
+    with pytest.raises(BadConfiguration):
+        command("swap", versions, "http://localhost:port", "--to", "v2")
+    assert versions.read_live(NAME) == "v1"
+
+
 def test_a_server_that_answers_something_else_is_no_server_of_ours(versions: Store, server: Server) -> None:
     server.told = lambda _: "[]"
     assert command("status", versions, server) == 75

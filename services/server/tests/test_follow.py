@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from hone_server.follow import Follower
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(follow, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(follow, "_PATIENCE_SECONDS", 0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +72,8 @@ class Drill:
             yield task
         finally:
             task.cancel()
-            await asyncio.wait([task])
+            await asyncio.wait([task], timeout=5)
+            assert task.done(), "it goes on though it was cancelled"
         if not task.cancelled():
             task.result()
 
@@ -217,21 +220,55 @@ def test_a_corrupt_version_is_told_once_and_never_loaded(store: Store) -> None:
     assert "has changed since it was sealed" in message
 
 
-def test_a_corrupt_version_is_not_read_whole_again_at_every_poll(
+def test_a_version_that_cannot_be_served_is_left_alone_for_a_while(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drill = Drill(store, "v2")
-    _flip_a_byte(publish(store, "v2", 2.0))
-    whole: list[Path] = []
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(follow, "time", clock)
+    monkeypatch.setattr(follow, "_PATIENCE_SECONDS", 15.0)
+    looks: list[Path] = []
     opening = follow.open_artifact
 
     def noted(path: Path, kind: Kind, *, digests: bool = False) -> Artifact:
-        whole.extend([path] if digests else [])
+        looks.extend([path] if digests else [])
         return opening(path, kind, digests=digests)
 
     monkeypatch.setattr(follow, "open_artifact", noted)
-    asyncio.run(drill.poll(20))
-    assert len(whole) < 5
+    drill = Drill(store, "v2")
+    model = publish(store, "v2", 2.0)
+    _flip_a_byte(model)
+
+    async def wait_and_look_again() -> None:
+        async with drill.following() as task:
+            await until(lambda: len(drill.store.read) >= 20, task)
+            # To read every byte at every poll would keep disk and processor busy.
+            assert len(looks) == 1
+            _flip_a_byte(model)
+            clock.now += 14.9
+            polls = len(drill.store.read)
+            await until(lambda: len(drill.store.read) >= polls + 20, task)
+            assert len(looks) == 1
+            clock.now += 0.2
+            await until(lambda: drill.told("swapped"), task)
+
+    asyncio.run(wait_and_look_again())
+    assert drill.serving.model.path == model.path
+
+
+def test_a_version_that_is_left_alone_holds_up_no_other(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_PATIENCE_SECONDS", 1e9)
+    drill = Drill(store, "v2", "v2", "v2", "v2", "v3")
+    _flip_a_byte(publish(store, "v2", 2.0))
+    publish(store, "v3", 3.0)
+
+    async def swap() -> None:
+        async with drill.following() as task:
+            await until(lambda: drill.told("swapped"), task)
+
+    asyncio.run(swap())
+    assert drill.engine.level == 3.0
 
 
 def test_a_version_that_is_not_sealed_is_not_touched(store: Store) -> None:
@@ -330,6 +367,24 @@ def test_a_crowded_server_tries_again(store: Store) -> None:
 
     asyncio.run(swap())
     assert drill.serving.memory.record.refused == []
+
+
+def test_a_crowded_server_lets_people_in_for_a_while_before_it_tries_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "_PATIENCE_SECONDS", 1e9)
+    drill = Drill(store, "v2", drain_seconds=0.001)
+    publish(store, "v2", 2.0)
+
+    async def look() -> None:
+        async with drill.following() as task, drill.serving.door.pass_through():
+            await until(drill.told, task)
+            polls = len(drill.store.read)
+            await until(lambda: len(drill.store.read) >= polls + 20, task)
+
+    asyncio.run(look())
+    # Whoever comes waits at the closed door: one long answer would hold up all others, time and again.
+    assert len(drill.told("swapping")) == 1
 
 
 def test_the_new_version_is_held_and_the_old_one_is_let_go(store: Store) -> None:

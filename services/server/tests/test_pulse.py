@@ -1,12 +1,12 @@
 """An engine that hangs is found and killed; one that is slow, busy or out of order is not."""
 
 import asyncio
-import multiprocessing
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from swap_samples import Engine, make_serving, notes_of, publish, until
@@ -71,7 +71,12 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The children that were killed, of two."""
     ended: list[int] = []
     children = [SimpleNamespace(kill=lambda number=number: ended.append(number)) for number in (1, 2)]
-    monkeypatch.setattr(multiprocessing, "active_children", lambda: children)
+
+    def descendants(_: psutil.Process, recursive: bool = False) -> list[SimpleNamespace]:
+        # An engine's workers are its children, not this process's.
+        return children if recursive else children[:1]
+
+    monkeypatch.setattr(psutil.Process, "children", descendants)
     return ended
 
 

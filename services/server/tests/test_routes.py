@@ -80,6 +80,13 @@ def test_a_server_that_lets_nobody_in_is_not_ready_and_says_why(serving: Serving
     assert answer.json()["reason"] == "the engine holds weights that are not proven"
 
 
+def test_a_server_that_is_about_to_end_is_not_ready_and_says_why(serving: Serving) -> None:
+    serving.failure = "the engine hung: no token in 120 s"
+    answer = get("/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "reason": "the engine hung: no token in 120 s"}
+
+
 def test_a_server_that_served_nothing_else_has_nothing_before(store: Store) -> None:
     model = publish(store, "v1")
     set_current(make_serving(store, model, Engine(model)))

@@ -94,6 +94,8 @@ class Follower:
         except Crowded as error:
             serving.memory.gave_up()
             record_swap("crowded", None, None)
+            # Else one long answer would hold up all others, time and again.
+            self._put_off = (version, time.monotonic() + _PATIENCE_SECONDS)
             self._tell(f"{version} is not swapped in yet: {error}")
             return False
         except (Refused, EngineLost) as error:

@@ -1,9 +1,10 @@
 """Finds an engine that hangs, which no health check of vLLM's sees: it is asked for a token now and then."""
 
 import asyncio
-import multiprocessing
 import time
+from contextlib import suppress
 
+import psutil
 from prometheus_client import REGISTRY
 
 from hone_contract.errors import HoneError
@@ -72,6 +73,8 @@ def _tokens() -> float:
 def _kill(serving: Serving) -> None:
     serving.failure = f"the engine hung: no token in {serving.settings.hang_seconds:g} s"
     serving.reporter.tell("engine_hung", f"{serving.failure}; it is killed", level="error")
-    # A stopped process takes no other signal. vLLM then sees that its engine died.
-    for child in multiprocessing.active_children():
-        child.kill()
+    # A stopped process takes no other signal; and the engine's workers would outlive it. vLLM then sees that
+    # its engine died.
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()

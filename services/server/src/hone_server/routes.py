@@ -23,7 +23,7 @@ async def ready() -> JSONResponse:
     serving = current()
     if serving.stopping:
         return JSONResponse({"ready": False, "reason": "the server is stopping"}, 503)
-    if refusal := serving.door.refusal:
+    if refusal := serving.failure or serving.door.refusal:
         return JSONResponse({"ready": False, "reason": refusal}, 503)
     told = {
         "ready": True,
@@ -54,10 +54,12 @@ async def list_models() -> dict[str, object]:
 
 
 async def retrieve_model(model: str) -> JSONResponse:
-    for each in await asyncio.to_thread(_models):
+    models = await asyncio.to_thread(_models)
+    for each in models:
         if _id(each) == model:
             return JSONResponse(_card(each))
-    message = f"The model {model!r} does not exist; `GET /v1/models` lists what there is"
+    there = repr(_id(models[0])) if len(models) == 1 else "a list of them at GET /v1/models"
+    message = f"The model {model!r} does not exist; there is {there}"
     return JSONResponse(openai_error(message, "invalid_request_error", "model_not_found"), 404)
 
 
