@@ -193,8 +193,9 @@ def test_a_server_that_served_nothing_before_cannot_roll_back(versions: Store, s
         (ready("v2"), 75),
         (ready("v1", model="other"), 75),
         ({"ready": False, "reason": "loading"}, 75),
+        (ready("v1", ready=False), 75),
     ],
-    ids=["served", "another version", "another model", "not ready"],
+    ids=["served", "another version", "another model", "loading", "not ready"],
 )
 def test_the_status_says_whether_what_is_live_is_served(
     versions: Store, server: Server, capsys: pytest.CaptureFixture[str], told: dict[str, Any], code: int

@@ -9,7 +9,7 @@ from swap_samples import NAME, publish
 from hone_contract.artifact import Artifact, draft, seal
 from hone_contract.errors import ArtifactCorrupt, ArtifactMissing, BadConfiguration, RetryableFailure
 from hone_contract.store import Store
-from hone_server.published import choose_version, read_whole, wait_for_base, wait_for_model
+from hone_server.published import choose_version, last_that_passed, read_whole, wait_for_base, wait_for_model
 from hone_server.record import Record
 
 
@@ -97,6 +97,13 @@ def test_one_that_passed_and_was_made_anew_and_refused_is_passed_over(store: Sto
         publish(store, "v3"), "bad"
     )
     assert choose_version(store, NAME, "v3", record) == ("v1", "bad")
+
+
+def test_the_last_that_passed_is_another_than_the_one_that_is_to_be_replaced(store: Store) -> None:
+    record = Record().having_passed(publish(store, "v1")).having_passed(publish(store, "v2"))
+    assert last_that_passed(store, NAME, record, "v2") == "v1"
+    assert last_that_passed(store, NAME, record, "v3") == "v2"
+    assert last_that_passed(store, NAME, Record(), "v3") is None
 
 
 def test_without_another_that_passed_the_live_version_is_tried_again(store: Store) -> None:

@@ -68,8 +68,8 @@ class Change:
             and not layer.fan_in_fan_out
         )
 
-    def apply_to_rows(self, weights: torch.Tensor, first: int) -> torch.Tensor:
-        """The same for the rows of a parameter from `first` on; only where `by_rows`.
+    def apply_to_rows(self, weights: torch.Tensor, first: int, made: torch.Tensor) -> torch.Tensor:
+        """The same for the rows of a parameter from `first` on, in `made`; only where `by_rows`.
 
         W + (B @ A) * scaling in the order of PEFT's `Linear.get_delta_weight` and `Linear.merge`
         (peft/tuners/lora/layer.py), so that it is rounded as there.
@@ -78,11 +78,11 @@ class Change:
         down, up = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight[first : first + len(weights)]
         chosen = list(pieces(len(weights), _CACHED // weights.shape[1]))
         room = torch.empty(max(each.stop - each.start for each in chosen), weights.shape[1], dtype=down.dtype)
-        at_once = weights.dtype.itemsize <= room.dtype.itemsize and _rounds_once(len(down), self.scaling)
+        at_once = made.dtype.itemsize <= room.dtype.itemsize and _rounds_once(len(down), self.scaling)
         add = _add_at_once if at_once else _add_product
         for rows in chosen:
-            add(weights[rows], up[rows], down, self.scaling, room[: rows.stop - rows.start])
-        return weights
+            add(weights[rows], up[rows], down, self.scaling, room[: rows.stop - rows.start], made[rows])
+        return made
 
 
 def _rounds_once(rank: int, scaling: float) -> bool:
@@ -95,16 +95,27 @@ def _rounds_once(rank: int, scaling: float) -> bool:
 
 
 def _add_at_once(
-    weights: torch.Tensor, up: torch.Tensor, down: torch.Tensor, scaling: float, room: torch.Tensor
+    weights: torch.Tensor,
+    up: torch.Tensor,
+    down: torch.Tensor,
+    scaling: float,
+    room: torch.Tensor,
+    made: torch.Tensor,
 ) -> None:
     room.copy_(weights)
-    weights.copy_(torch.addmm(room, up, down, alpha=scaling, out=room))
+    made.copy_(torch.addmm(room, up, down, alpha=scaling, out=room))
 
 
 def _add_product(
-    weights: torch.Tensor, up: torch.Tensor, down: torch.Tensor, scaling: float, room: torch.Tensor
+    weights: torch.Tensor,
+    up: torch.Tensor,
+    down: torch.Tensor,
+    scaling: float,
+    room: torch.Tensor,
+    made: torch.Tensor,
 ) -> None:
-    weights += torch.mm(up, down, out=room).mul_(scaling)
+    made.copy_(weights)
+    made += torch.mm(up, down, out=room).mul_(scaling)
 
 
 def find_changes(skeleton: PeftModel, parameters: list[str]) -> dict[str, Change]:

@@ -1,12 +1,12 @@
 """The tensors of a model folder, by their headers: no weight is read."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from io import FileIO
 from math import prod
+from mmap import ACCESS_COPY, PAGESIZE, mmap
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from hone_contract.errors import BadInput
 
+# MADV_POPULATE_READ of <sys/mman.h>, which Python does not name.
+_POPULATE_READ = 22
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 # https://github.com/huggingface/safetensors/blob/main/safetensors/src/tensor.rs, `Dtype`; those that can be
@@ -44,7 +46,7 @@ class StoredTensor:
     file: Path
     opened: Any
     """The file's `safe_open`, so that its header is read once."""
-    raw: FileIO
+    mapped: mmap
     """The file again, for its bytes."""
     offset: int
     """Where in the file the tensor begins, in bytes."""
@@ -61,26 +63,20 @@ class StoredTensor:
         """What reading it gives."""
         return self.dtype
 
-    def read_rows(self, rows: slice, room: torch.Tensor) -> torch.Tensor:
-        """A part of the first dimension, in `room` (bytes) if it fits there; it may be written to.
-
-        A mapped file would be as good, but for the page faults, which take as long as the arithmetic.
-        """
+    def rows(self, rows: slice) -> torch.Tensor:
+        """A part of the first dimension, mapped, not copied. Not to be written to."""
         first, end, _ = rows.indices(self.shape[0] if self.shape else 1)
-        count = (end - first) * (self.size // max(1, self.shape[0] if self.shape else 1))
-        data = room[:count] if count <= len(room) else torch.empty(count, dtype=torch.uint8)
-        left = memoryview(data.numpy().data)
-        place = self.offset + first * (count // max(1, end - first))
-        while left:
-            read = os.preadv(self.raw.fileno(), [left], place)
-            if read == 0:
-                raise BadInput(f"{self.file} became shorter while it was read; import the base again")
-            left, place = left[read:], place + read
-        return (
-            data.view(self.dtype).reshape(end - first, *self.shape[1:])
-            if self.shape
-            else data.view(self.dtype)
-        )
+        each = prod(self.shape[1:])
+        count, place = (end - first) * each, self.offset + first * each * self.dtype.itemsize
+        shape = (end - first, *self.shape[1:]) if self.shape else ()
+        if count == 0:
+            return torch.empty(shape, dtype=self.dtype)
+        start = place - place % PAGESIZE
+        # One call in place of a page fault every 64 KB; those take as long as the arithmetic. Linux before
+        # 5.14 lacks it.
+        with suppress(OSError):
+            self.mapped.madvise(_POPULATE_READ, start, place + count * self.dtype.itemsize - start)
+        return torch.frombuffer(self.mapped, dtype=self.dtype, count=count, offset=place).view(shape)
 
     def read(self) -> torch.Tensor:
         """Mapped, not copied: its pages come when they are looked at. Not to be written to."""
@@ -149,13 +145,15 @@ def _headers(path: Path) -> Iterator[StoredTensor]:
         file: Any = safe_open(path, "pt")
     except (SafetensorError, FileNotFoundError) as error:
         raise BadInput(f"{path} cannot be read as safetensors: {error}; import the base again") from error
-    raw = path.open("rb", buffering=0)
-    length = int.from_bytes(raw.read(8), "little")
-    header = json.loads(raw.read(length))
+    with path.open("rb") as opened:
+        # Private to this process, which PyTorch wants to be able to write to; nothing does.
+        mapped = mmap(opened.fileno(), 0, access=ACCESS_COPY)
+    length = int.from_bytes(mapped[:8], "little")
+    header = json.loads(mapped[8 : 8 + length])
     for name in file.offset_keys():
         told = header[name]
         dtype, begin = _dtype(told["dtype"], name, path), told["data_offsets"][0]
-        yield StoredTensor(name, path, file, raw, 8 + length + begin, dtype, tuple(told["shape"]))
+        yield StoredTensor(name, path, file, mapped, 8 + length + begin, dtype, tuple(told["shape"]))
 
 
 def _dtype(name: str, tensor: str, path: Path) -> torch.dtype:

@@ -63,7 +63,7 @@ class Dequantized(StoredTensor):
     def read_as(self) -> torch.dtype:
         return torch.float32
 
-    def read_rows(self, rows: slice, room: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+    def rows(self, rows: slice) -> torch.Tensor:
         return self.read()[rows]
 
     def read(self) -> torch.Tensor:

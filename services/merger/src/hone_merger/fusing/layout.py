@@ -274,14 +274,18 @@ class _Together:
 
 
 def _copied_rows(stored: StoredTensor, rows: slice, dtype: torch.dtype) -> Part:
-    return lambda room: stored.read_rows(rows, room).to(dtype)
+    return lambda _: stored.rows(rows).to(dtype)
 
 
 def _folded_rows(
     change: Change, stored: StoredTensor, rows: slice, work: torch.dtype, dtype: torch.dtype
 ) -> Part:
     def make(room: torch.Tensor) -> torch.Tensor:
-        return change.apply_to_rows(stored.read_rows(rows, room).to(work), rows.start).to(dtype)
+        weights = stored.rows(rows)
+        size = weights.numel() * work.itemsize
+        fits = size <= len(room)
+        made = room[:size].view(work).view(weights.shape) if fits else torch.empty(weights.shape, dtype=work)
+        return change.apply_to_rows(weights, rows.start, made).to(dtype)
 
     return make
 
