@@ -106,4 +106,4 @@ def test_who_waits_at_the_socket_is_answered_by_the_program_that_comes_after(tmp
         finally:
             server.kill()
     assert answer.startswith(b"HTTP/1.0 503")
-    assert b"waiting for a model" in answer
+    assert b'"ready": false' in answer

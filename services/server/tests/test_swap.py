@@ -192,6 +192,16 @@ def test_when_neither_can_be_loaded_nobody_is_let_in(drill: Drill) -> None:
     assert drill.engine.paused
 
 
+def test_an_engine_that_does_not_come_back_is_lost(drill: Drill, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang() -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("hone_server.swap._LONGEST_SECONDS", 0.2)
+    monkeypatch.setattr(drill.engine, "resume_generation", hang)
+    assert "did not come back" in drill.swap_failing(EngineLost)
+    assert drill.door.refusal is not None
+
+
 def test_when_the_old_version_cannot_be_proven_again_nobody_is_let_in(drill: Drill) -> None:
     drill.engine.failing = ["load v2"]
     drill.engine.drifting, drill.engine.drift = "v1", 0.5

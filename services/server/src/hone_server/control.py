@@ -28,6 +28,7 @@ _URL = "http://127.0.0.1:8000"
 def run_command(name: str, arguments: list[str]) -> int:
     """Exit code. Raises BadInput when the server refused the version, BadConfiguration, RetryableFailure."""
     options = _parser(name).parse_args(arguments)
+    _check_url(options.url)
     store = Store(options.store) if options.store else Store.from_environment()
     model = _model(options.model, store)
     if name == "status":
@@ -102,12 +103,18 @@ def _wait(options: Namespace, model: str, version: str) -> int:
     )
 
 
+def _check_url(url: str) -> None:
+    """Before `live` is moved."""
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise BadConfiguration(f"--url {url} is no address: {error}; write it like {_URL}") from error
+
+
 def _ask(url: str) -> dict[str, Any] | None:
     """What the server says of itself; None: nobody answers."""
     try:
         told = httpx.get(f"{url.rstrip('/')}/ready", timeout=10).json()
-    except httpx.InvalidURL as error:
-        raise BadConfiguration(f"--url {url} is no address: {error}; write it like {_URL}") from error
     except (httpx.HTTPError, ValueError):
         return None
     return told if isinstance(told, dict) else None

@@ -57,7 +57,9 @@ class Door:
     async def wait_until_empty(self, deadline: float) -> None:
         """Raises TimeoutError when someone is still inside after `deadline` seconds."""
         if self.inside:
-            await asyncio.wait_for(self._empty.wait(), deadline)
+            # Not `wait_for`, which in Python 3.11 may swallow a cancellation.
+            async with asyncio.timeout(deadline):
+                await self._empty.wait()
 
     @property
     def is_open(self) -> bool:

@@ -19,6 +19,9 @@ from hone_server.gate import Verdict, telling, unchanged
 from hone_server.proof import is_acceptable, prove
 from hone_server.replay import score_alone
 
+# Loading and proving, and taking back: the largest models take minutes from a slow volume.
+_LONGEST_SECONDS = 1800.0
+
 
 class Refused(Exception):
     """The other version is not served, and the one before it is again."""
@@ -57,20 +60,30 @@ async def swap(serving: Serving, new: Artifact) -> Swapped:
     start = time.monotonic()
     proven = False
     try:
-        try:
-            verdict = await _take_over(serving, old, new)
-            serving.model, serving.verdict = new, verdict
-        except _Failed as error:
-            serving.verdict = await _return_to(serving, old, str(error))
-            proven = True
-            raise Refused(str(error)) from error
+        async with asyncio.timeout(_LONGEST_SECONDS):
+            verdict = await _take_over_or_return(serving, old, new)
+        serving.verdict, proven = verdict, True
+    except Refused:
         proven = True
+        raise
+    except TimeoutError:
+        raise EngineLost(f"the engine did not come back in {_LONGEST_SECONDS:g} s") from None
     finally:
         if proven:
             serving.door.open()
         else:
             serving.door.shut("the engine holds weights that are not proven")
     return Swapped(verdict, drained, time.monotonic() - start)
+
+
+async def _take_over_or_return(serving: Serving, old: Artifact, new: Artifact) -> Verdict:
+    try:
+        verdict = await _take_over(serving, old, new)
+    except _Failed as error:
+        serving.verdict = await _return_to(serving, old, str(error))
+        raise Refused(str(error)) from error
+    serving.model = new
+    return verdict
 
 
 class _Failed(Exception):
