@@ -1,3 +1,4 @@
+import signal
 import sys
 from collections.abc import Iterator
 from io import BytesIO, TextIOWrapper
@@ -93,3 +94,9 @@ def _as_new(terminal: Terminal) -> Terminal:
     for command in ("/reset", "/compare off", "/params server"):
         terminal.ask(command)
     return terminal
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_arrives() -> None:
+    """Also in the background of a shell, which has SIGINT ignored, as has every child then."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
