@@ -79,9 +79,15 @@ class Change:
         chosen = list(pieces(len(weights), _CACHED // weights.shape[1]))
         room = torch.empty(max(each.stop - each.start for each in chosen), weights.shape[1], dtype=down.dtype)
         at_once = made.dtype.itemsize <= room.dtype.itemsize and _rounds_once(len(down), self.scaling)
-        add = _add_at_once if at_once else _add_product
         for rows in chosen:
-            add(weights[rows], up[rows], down, self.scaling, room[: rows.stop - rows.start], made[rows])
+            product = room[: rows.stop - rows.start]
+            if at_once:
+                product.copy_(weights[rows])
+                made[rows] = torch.addmm(product, up[rows], down, alpha=self.scaling, out=product)
+            else:
+                torch.mm(up[rows], down, out=product).mul_(self.scaling)
+                made[rows] = weights[rows]
+                made[rows].add_(product)
         return made
 
 
@@ -92,30 +98,6 @@ def _rounds_once(rank: int, scaling: float) -> bool:
     added before it is rounded, on some processors.
     """
     return 1 < rank <= 64 and math.frexp(scaling)[0] == 0.5
-
-
-def _add_at_once(
-    weights: torch.Tensor,
-    up: torch.Tensor,
-    down: torch.Tensor,
-    scaling: float,
-    room: torch.Tensor,
-    made: torch.Tensor,
-) -> None:
-    room.copy_(weights)
-    made.copy_(torch.addmm(room, up, down, alpha=scaling, out=room))
-
-
-def _add_product(
-    weights: torch.Tensor,
-    up: torch.Tensor,
-    down: torch.Tensor,
-    scaling: float,
-    room: torch.Tensor,
-    made: torch.Tensor,
-) -> None:
-    made.copy_(weights)
-    made += torch.mm(up, down, out=room).mul_(scaling)
 
 
 def find_changes(skeleton: PeftModel, parameters: list[str]) -> dict[str, Change]:

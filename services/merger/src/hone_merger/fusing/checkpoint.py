@@ -44,10 +44,8 @@ class StoredTensor:
 
     name: str
     file: Path
-    opened: Any
-    """The file's `safe_open`, so that its header is read once."""
     mapped: mmap
-    """The file again, for its bytes."""
+    """The file."""
     offset: int
     """Where in the file the tensor begins, in bytes."""
     dtype: torch.dtype
@@ -64,24 +62,30 @@ class StoredTensor:
         return self.dtype
 
     def rows(self, rows: slice) -> torch.Tensor:
-        """A part of the first dimension, mapped, not copied. Not to be written to."""
+        """A part of the first dimension, mapped with all its pages, not copied. Not to be written to."""
         first, end, _ = rows.indices(self.shape[0] if self.shape else 1)
         each = prod(self.shape[1:])
-        count, place = (end - first) * each, self.offset + first * each * self.dtype.itemsize
-        shape = (end - first, *self.shape[1:]) if self.shape else ()
-        if count == 0:
-            return torch.empty(shape, dtype=self.dtype)
-        start = place - place % PAGESIZE
-        # One call in place of a page fault every 64 KB; those take as long as the arithmetic. Linux before
-        # 5.14 lacks it.
-        with suppress(OSError):
-            self.mapped.madvise(_POPULATE_READ, start, place + count * self.dtype.itemsize - start)
-        return torch.frombuffer(self.mapped, dtype=self.dtype, count=count, offset=place).view(shape)
+        place = self.offset + first * each * self.dtype.itemsize
+        self._populate(place, (end - first) * each * self.dtype.itemsize)
+        return self._mapped(place, (end - first, *self.shape[1:]) if self.shape else ())
 
     def read(self) -> torch.Tensor:
         """Mapped, not copied: its pages come when they are looked at. Not to be written to."""
-        tensor: torch.Tensor = self.opened.get_tensor(self.name)
-        return tensor
+        return self._mapped(self.offset, self.shape)
+
+    def _populate(self, place: int, size: int) -> None:
+        """One call in place of a page fault every 64 KB; those take as long as the arithmetic."""
+        start = place - place % PAGESIZE
+        # Linux before 5.14 lacks it.
+        with suppress(OSError):
+            if size:
+                self.mapped.madvise(_POPULATE_READ, start, place - start + size)
+
+    def _mapped(self, place: int, shape: tuple[int, ...]) -> torch.Tensor:
+        count = prod(shape)
+        if count == 0:
+            return torch.empty(shape, dtype=self.dtype)
+        return torch.frombuffer(self.mapped, dtype=self.dtype, count=count, offset=place).view(shape)
 
 
 class _Typed(Protocol):
@@ -153,7 +157,7 @@ def _headers(path: Path) -> Iterator[StoredTensor]:
     for name in file.offset_keys():
         told = header[name]
         dtype, begin = _dtype(told["dtype"], name, path), told["data_offsets"][0]
-        yield StoredTensor(name, path, file, mapped, 8 + length + begin, dtype, tuple(told["shape"]))
+        yield StoredTensor(name, path, mapped, 8 + length + begin, dtype, tuple(told["shape"]))
 
 
 def _dtype(name: str, tensor: str, path: Path) -> torch.dtype:
