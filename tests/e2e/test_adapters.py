@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,8 +12,9 @@ import pytest
 from chain import Demo, Running, hone_server, published_copy
 from safetensors.torch import load_file, save_file
 from score import correct
+from versions import changed_copy
 
-from hone_contract.artifact import Artifact, draft, open_artifact, seal
+from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.store import Store
 
 pytestmark = pytest.mark.chain
@@ -60,18 +62,16 @@ def _answer(client: openai.OpenAI, model: str, question: str = QUESTION) -> str:
 
 def _variant(adapter: Artifact, name: str, **config: Any) -> str:
     """The adapter under another name, with another configuration, or other weights than its probes say."""
-    target = adapter.path.with_name(name)
-    with draft(target, name) as partial:
-        for entry in adapter.manifest.files:
-            shutil.copyfile(adapter.path / entry.path, partial / entry.path)
+
+    def change(_: Artifact, folder: Path) -> None:
         if scale := config.pop("scale", None):
-            weights = partial / "adapter_model.safetensors"
+            weights = folder / "adapter_model.safetensors"
             tensors = {key: value * scale for key, value in load_file(weights).items()}
             save_file(tensors, weights, metadata={"format": "pt"})
-        path = partial / "adapter_config.json"
+        path = folder / "adapter_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | config))
-        seal(partial, "adapter", name, lineage=adapter.manifest.lineage)
-    return name
+
+    return changed_copy(adapter, name, change).manifest.id
 
 
 def test_the_base_is_proven_to_be_the_base(server: Running) -> None:

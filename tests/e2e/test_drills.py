@@ -1,7 +1,6 @@
 """What goes wrong on a bad day, each with a server of its own."""
 
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -11,9 +10,7 @@ import httpx
 import psutil
 import pytest
 from chain import Demo, control, hone_server, published_copy, server_process, without_settings
-from versions import WEIGHTS, changed_version, weaker_version
-
-from hone_contract.artifact import Artifact
+from versions import base_in_disguise, weaker_version
 
 pytestmark = pytest.mark.full
 
@@ -37,13 +34,9 @@ def test_a_crash_comes_back_on_the_version_that_passed_last(demo: Demo, tmp_path
     store = published_copy(demo, tmp_path / "store")
     trained = store.read_live(NAME)
 
-    def disguise(model: Artifact, folder: Path) -> None:
-        base = store.base(model.manifest.lineage["base"].id)
-        shutil.copyfile(base / WEIGHTS, folder / WEIGHTS)
-
     with hone_server(store.root, tmp_path / "log") as running:
         running.wait_until_ready()
-        changed_version(store, NAME, "base", disguise)
+        base_in_disguise(store, NAME)
         for child in psutil.Process(running.process.pid).children(recursive=True):
             child.kill()
         assert running.process.wait(timeout=60) == 75

@@ -1,13 +1,13 @@
 """What a server must not serve."""
 
-import shutil
 from pathlib import Path
 
 import psutil
 import pytest
 from chain import Demo, hone_server, published_copy
+from versions import base_in_disguise, flip_a_bit
 
-from hone_contract.artifact import Artifact, draft, open_artifact, seal
+from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.store import Store
 
 
@@ -19,11 +19,7 @@ def _live(store: Store) -> Artifact:
 def test_one_changed_byte_of_the_weights_is_refused_by_the_files_name(demo: Demo, tmp_path: Path) -> None:
     model = _live(published_copy(demo, tmp_path / "store"))
     weights = model.path / "model.safetensors"
-    with weights.open("r+b") as file:
-        file.seek(weights.stat().st_size // 2)
-        byte = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([byte[0] ^ 1]))
+    flip_a_bit(weights)
     with hone_server(tmp_path / "store", tmp_path / "log") as running:
         assert running.process.wait(timeout=60) == 65
     log = running.log.read_text()
@@ -34,14 +30,8 @@ def test_one_changed_byte_of_the_weights_is_refused_by_the_files_name(demo: Demo
 @pytest.mark.chain
 def test_the_base_in_the_merged_models_clothes_is_refused(demo: Demo, tmp_path: Path) -> None:
     """Sealed anew, so that only the gate can tell."""
-    model = _live(published_copy(demo, tmp_path / "store"))
-    base = demo.store.base(model.manifest.lineage["base"].id)
-    with draft(model.path.with_name("v-base"), "disguise") as partial:
-        for path in model.path.iterdir():
-            shutil.copyfile(path, partial / path.name)
-        shutil.copyfile(base / "model.safetensors", partial / "model.safetensors")
-        seal(partial, "model", "hone-faq/v-base", lineage=model.manifest.lineage)
-    Store(tmp_path / "store").point_live("hone-faq", "v-base")
+    store = published_copy(demo, tmp_path / "store")
+    store.point_live("hone-faq", base_in_disguise(store, "hone-faq").path.name)
     with hone_server(tmp_path / "store", tmp_path / "log") as running:
         assert running.process.wait(timeout=300) == 65
     log = running.log.read_text()

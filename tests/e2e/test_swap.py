@@ -1,6 +1,5 @@
 """A running server takes other versions of its model, and keeps the one it has when in doubt."""
 
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ import httpx
 import psutil
 import pytest
 from chain import Demo, Running, control, hone_server, published_copy
-from versions import WEIGHTS, changed_version, weaker_version
+from versions import WEIGHTS, base_in_disguise, changed_version, flip_a_bit, weaker_version
 
 from hone_contract.artifact import Artifact
 from hone_contract.store import Store
@@ -125,14 +124,6 @@ def test_the_models_card_tells_the_version_and_where_it_comes_from(swappable: Sw
     assert "hone_swaps_total" in told
 
 
-def _flip_a_byte(model: Artifact) -> None:
-    with (model.path / WEIGHTS).open("r+b") as file:
-        file.seek(1_000_000)
-        byte = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([byte[0] ^ 1]))
-
-
 def _nothing(_: Artifact, __: Path) -> None:
     pass
 
@@ -143,7 +134,7 @@ def _another_tokenizer(_: Artifact, folder: Path) -> None:
 
 
 def test_a_corrupted_shard_is_not_served(swappable: Swappable, place: int) -> None:
-    _flip_a_byte(changed_version(swappable.store, NAME, "corrupt", _nothing))
+    flip_a_bit(changed_version(swappable.store, NAME, "corrupt", _nothing).path / WEIGHTS)
     swappable.store.point_live(NAME, "corrupt")
     swappable.wait_for_log("has changed since it was sealed", place)
     _is_served_as_before(swappable, place)
@@ -156,14 +147,8 @@ def test_another_tokenizer_is_not_served(swappable: Swappable, place: int) -> No
 
 
 def test_the_base_by_mistake_is_taken_back(swappable: Swappable, place: int) -> None:
-    """Its files are in order, so that only what the engine answers tells."""
-
-    def disguise(model: Artifact, folder: Path) -> None:
-        base = swappable.store.base(model.manifest.lineage["base"].id)
-        shutil.copyfile(base / WEIGHTS, folder / WEIGHTS)
-
     before = swappable.answers()
-    changed_version(swappable.store, NAME, "base", disguise)
+    base_in_disguise(swappable.store, NAME)
     assert swappable.swap("base") == 65
     assert "the served model equals its base" in str(swappable.ready()["refused"])
     assert "rolling_back" in swappable.log_since(place)

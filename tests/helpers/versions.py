@@ -33,18 +33,43 @@ def weaker_version(store: Store, name: str, share: float = 0.6) -> Artifact:
     return changed_version(store, name, f"weaker-{share:g}", weaken)
 
 
+def base_in_disguise(store: Store, name: str) -> Artifact:
+    """The base's weights as a version of the model: its files are in order, and only what it says tells."""
+
+    def disguise(model: Artifact, folder: Path) -> None:
+        base = store.base(model.manifest.lineage["base"].id)
+        shutil.copyfile(base / WEIGHTS, folder / WEIGHTS)
+
+    return changed_version(store, name, "base", disguise)
+
+
 def changed_version(
     store: Store, name: str, version: str, change: Callable[[Artifact, Path], None]
 ) -> Artifact:
     """A copy of the live version that `change(live version, copy's folder)` has changed, sealed."""
     live = store.read_live(name)
     assert live is not None
-    model = open_artifact(store.model(name, live), "model")
-    with draft(store.model(name, version), version) as partial:
-        for entry in model.manifest.files:
-            shutil.copyfile(model.path / entry.path, partial / entry.path)
-        change(model, partial)
-        return seal(partial, "model", f"{name}/{version}", lineage=model.manifest.lineage)
+    return changed_copy(open_artifact(store.model(name, live), "model"), version, change)
+
+
+def changed_copy(source: Artifact, name: str, change: Callable[[Artifact, Path], None]) -> Artifact:
+    """The same of any artifact, beside it under another name."""
+    with draft(source.path.with_name(name), name) as partial:
+        for entry in source.manifest.files:
+            shutil.copyfile(source.path / entry.path, partial / entry.path)
+        change(source, partial)
+        group, slash, _ = source.manifest.id.rpartition("/")
+        manifest = source.manifest
+        return seal(partial, manifest.kind, f"{group}{slash}{name}", lineage=manifest.lineage)
+
+
+def flip_a_bit(file: Path) -> None:
+    """In the middle of the file."""
+    with file.open("r+b") as opened:
+        opened.seek(file.stat().st_size // 2)
+        byte = opened.read(1)
+        opened.seek(-1, 1)
+        opened.write(bytes([byte[0] ^ 1]))
 
 
 def _mix(base: Path, tuned: Path, target: Path, share: float) -> None:

@@ -118,8 +118,8 @@ def _with_sources(kept: Iterable[Artifact], artifacts: Mapping[Kind, Iterable[Ar
 
 def _checkpoints(store: Store) -> Iterator[Doomed]:
     """Of runs that are done: their result is sealed, and the same run is not trained again."""
-    for kind, path in store.artifacts():
-        if kind == "checkpoint" and _is_done(store, path):
+    for _, path in store.artifacts("checkpoint"):
+        if _is_done(store, path):
             yield Doomed(path, _size(path), f"run {path.parent.parent.name} is done")
 
 

@@ -87,8 +87,8 @@ class Store:
         """Names of the models that have a live version, sorted."""
         return sorted(file.parent.name for file in self.root.glob(f"models/*/{LIVE}"))
 
-    def artifacts(self) -> Iterator[tuple[Kind, Path]]:
-        """Every artifact folder, sealed or not, but for partial ones."""
+    def artifacts(self, wanted: Kind | None = None) -> Iterator[tuple[Kind, Path]]:
+        """Every artifact folder, sealed or not, but for partial ones. None: of every kind."""
         patterns: dict[Kind, str] = {
             "base": "bases/*",
             "dataset": "datasets/*",
@@ -98,7 +98,7 @@ class Store:
             "model": "models/*/*",
         }
         for kind, pattern in patterns.items():
-            for path in sorted(self.root.glob(pattern)):
+            for path in sorted(self.root.glob(pattern)) if wanted in (None, kind) else ():
                 if path.is_dir() and PARTIAL not in path.name:
                     yield kind, path
 

@@ -22,13 +22,12 @@ class NotServed(Exception):
 def adapters_of(store: Store, base: Artifact) -> list[Artifact]:
     """The newest first; what cannot be opened is left out."""
     found = []
-    for kind, path in store.artifacts():
-        if kind == "adapter":
-            with suppress(HoneError, OSError):
-                adapter = open_artifact(path, "adapter")
-                source = adapter.manifest.lineage.get("base")
-                if source is not None and source.digest == base.manifest.digest:
-                    found.append(adapter)
+    for _, path in store.artifacts("adapter"):
+        with suppress(HoneError, OSError):
+            adapter = open_artifact(path, "adapter")
+            source = adapter.manifest.lineage.get("base")
+            if source is not None and source.digest == base.manifest.digest:
+                found.append(adapter)
     return sorted(found, key=lambda adapter: adapter.manifest.created_at, reverse=True)
 
 

@@ -7,6 +7,7 @@ import asyncio
 from collections import OrderedDict, defaultdict
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
@@ -48,30 +49,37 @@ class Adapters:
 
     async def admit(self, name: str) -> None:
         """Have the adapter loaded and proven. Raises NoSuchAdapter or NotServed."""
-        async with self._locks[name]:
-            if name not in self._loaded:
-                model = await asyncio.to_thread(self._find, name)
-                self._loaded[name] = await self._load(name, model)
-            self._loaded.move_to_end(name)
+        if name not in self._loaded:
+            path = self._path(name)
+            # For what there is alone: names that clients make up would fill the memory.
+            async with self._locks[name]:
+                if name not in self._loaded:
+                    model = await asyncio.to_thread(self._examined, path)
+                    self._loaded[name] = await self._load(name, model)
+        self._loaded.move_to_end(name)
         await self._make_room()
 
-    def _find(self, name: str) -> Artifact:
-        store, base = self._serving.settings.store, self._serving.model
+    def _path(self, name: str) -> Path:
         try:
-            path = store.adapter(name)
+            path = self._serving.settings.store.adapter(name)
         except BadConfiguration as error:
             raise NoSuchAdapter(str(error)) from error
         if not path.is_dir():
             raise NoSuchAdapter(f"The model {name!r} does not exist")
+        return path
+
+    def _examined(self, path: Path) -> Artifact:
+        """What can be refused without reading every byte is refused before."""
+        base = self._serving.model
         try:
-            model = open_artifact(path, "adapter", digests=True)
+            model = open_artifact(path, "adapter")
+            if model.manifest.lineage["base"].digest != base.manifest.digest:
+                raise NotServed(f"{path.name} was trained on another base than {base.manifest.id}")
+            if reason := self._refused.get(model.manifest.digest) or self._unfit(model):
+                raise NotServed(reason)
+            return open_artifact(path, "adapter", digests=True)
         except HoneError as error:
             raise NotServed(str(error)) from error
-        if model.manifest.lineage["base"].digest != base.manifest.digest:
-            raise NotServed(f"{name} was trained on another base than {base.manifest.id}")
-        if reason := self._refused.get(model.manifest.digest) or self._unfit(model):
-            raise NotServed(reason)
-        return model
 
     def _unfit(self, model: Artifact) -> str | None:
         """What this engine cannot do of it; None: nothing."""
@@ -100,10 +108,9 @@ class Adapters:
             return Loaded(model, verdict, holding.pop_all())
 
     async def _prove(self, name: str, model: Artifact) -> Verdict:
-        dtype = str(self._serving.engine.model_config.dtype).removeprefix("torch.")
-        probes = excerpt(read_probes(model.path).probes)
+        serving, probes = self._serving, excerpt(read_probes(model.path).probes)
         try:
-            return judge(probes, await replay_by_steps(self._serving.app, name, probes), dtype, "adapter")
+            return judge(probes, await replay_by_steps(serving.app, name, probes), serving.dtype, "adapter")
         except HoneError as error:
             await self._unload(name)
             raise NotServed(f"{name}: {error}") from error
@@ -124,10 +131,11 @@ async def prove_base(serving: Serving) -> Verdict:
     Without an adapter that has the base's own template there is nothing to compare with but its files, whose
     digests were compared before.
     """
-    dtype = str(serving.engine.model_config.dtype).removeprefix("torch.")
     for adapter in adapters_of(serving.settings.store, serving.model):
         recorded = read_probes(adapter.path)
         if other_files(recorded, serving.model.path) is None:
             probes = excerpt(recorded.probes)
-            return judge(probes, await replay_by_steps(serving.app, serving.name, probes), dtype, "base")
-    return Verdict(True, "no adapter has probes of the base yet: only its files were compared", dtype, 0)
+            replays = await replay_by_steps(serving.app, serving.name, probes)
+            return judge(probes, replays, serving.dtype, "base")
+    reason = "no adapter has probes of the base yet: only its files were compared"
+    return Verdict(True, reason, serving.dtype, 0)

@@ -53,6 +53,11 @@ class Serving:
     failure: str | None = None
     """Why the process must end though nobody told it to. None: it need not."""
 
+    @property
+    def dtype(self) -> str:
+        """The number format that the engine computes in."""
+        return str(self.engine.model_config.dtype).removeprefix("torch.")
+
     def stop(self) -> None:
         """End vLLM as a signal from outside does; say first why, as `restarting` or `failure`."""
         os.kill(os.getpid(), signal.SIGTERM)

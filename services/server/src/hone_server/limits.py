@@ -5,6 +5,8 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from hone_server.ngrams.size import LARGEST
+
 _RATE = re.compile(r"[1-9][0-9]{0,11}/(second|minute|hour|day)")
 
 
@@ -31,7 +33,7 @@ class Limits:
     bad_words: int = _limit(128, "entries of bad_words")
     token_ids: int = _limit(1024, "entries of stop_token_ids and allowed_token_ids")
     messages: int = _limit(2048, "messages of a conversation, counting the parts of their contents")
-    ngram: int = _limit(64, "no_repeat_ngram_size")
+    ngram: int = _limit(LARGEST, "no_repeat_ngram_size")
 
     def environment(self) -> dict[str, str]:
         """Variables by which vLLM's own limits follow these; it reads them when it is imported."""

@@ -11,10 +11,9 @@ from hone_server.replay import replay
 async def prove(serving: Serving, model: Artifact) -> Verdict:
     """Compare what is served with the model's probes. Raises HoneError when the engine does not answer."""
     recorded = read_probes(model.path)
-    dtype = str(serving.engine.model_config.dtype).removeprefix("torch.")
     if changed := other_files(recorded, model.path):
-        return Verdict(False, changed, dtype, len(recorded.probes))
-    return judge(recorded.probes, await replay(serving.app, serving.name, recorded.probes), dtype)
+        return Verdict(False, changed, serving.dtype, len(recorded.probes))
+    return judge(recorded.probes, await replay(serving.app, serving.name, recorded.probes), serving.dtype)
 
 
 def is_acceptable(serving: Serving, verdict: Verdict) -> bool:

@@ -130,9 +130,7 @@ def _with_base(store: Store, artifact: Artifact) -> Found:
 def _models(store: Store, base: Artifact) -> list[Found]:
     """Every merged model that is whole and has this base."""
     models = []
-    for kind, path in store.artifacts():
-        if kind != "model":
-            continue
+    for _, path in store.artifacts("model"):
         try:
             model = open_artifact(path, "model")
         except HoneError:
