@@ -29,8 +29,8 @@ from hone_merger.fusing.layout import ROOM, Output
 SHARD_BYTES = 5 * 10**9
 # What is computed ahead of what is written.
 _ROOMS = 8
-# Written at once, and how many of those may wait to be hashed.
-_BLOCK, _BLOCKS = 4 * 2**20, 3
+# Written at once, and how many of those may wait to be written and hashed.
+_BLOCK, _BLOCKS = 4 * 2**20, 8
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -150,29 +150,38 @@ class _Hashed:
         # A full disk is told at once.
         os.posix_fallocate(self._descriptor, 0, size)
         self._sha256 = hashlib.sha256()
-        self._hasher = ThreadPoolExecutor(1)
+        self._hasher, self._writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         # Mapped, so that they begin where a page does, as O_DIRECT asks.
-        self._blocks = deque((memoryview(mmap(-1, _BLOCK)), _done()) for _ in range(_BLOCKS))
+        self._free = deque(memoryview(mmap(-1, _BLOCK)) for _ in range(_BLOCKS))
+        self._taken: deque[tuple[memoryview, Future[None], Future[None]]] = deque()
         self._filled = 0
 
     def write(self, data: memoryview) -> None:
-        """`data` may be used again when it returns."""
+        """`data` may be used again when it returns. Raises OSError, also for what was written before."""
         while data:
-            block, hashed = self._blocks[0]
-            # Until then the block is still read.
-            hashed.result()
+            if not self._free:
+                self._release()
             some = data[: _BLOCK - self._filled]
-            block[self._filled : self._filled + len(some)] = some
+            self._free[0][self._filled : self._filled + len(some)] = some
             self._filled += len(some)
             data = data[len(some) :]
             if self._filled == _BLOCK:
                 self._put()
 
     def _put(self) -> None:
-        block, _ = self._blocks.popleft()
-        block, whole = block[: self._filled], block
-        self._blocks.append((whole, self._hasher.submit(self._sha256.update, block)))
+        whole = self._free.popleft()
+        block = whole[: self._filled]
+        hashed = self._hasher.submit(self._sha256.update, block)
+        self._taken.append((whole, hashed, self._writer.submit(self._write_all, block)))
         self._filled = 0
+
+    def _release(self) -> None:
+        block, hashed, written = self._taken.popleft()
+        written.result()
+        hashed.result()
+        self._free.append(block)
+
+    def _write_all(self, block: memoryview) -> None:
         while block:
             block = block[os.write(self._descriptor, block) :]
 
@@ -186,14 +195,22 @@ class _Hashed:
 
     def __exit__(self, failed: object, *_: object) -> None:
         try:
-            if failed is None and self._filled:
-                # The rest is no whole number of the disk's blocks.
-                flags = fcntl(self._descriptor, F_GETFL)
-                fcntl(self._descriptor, F_SETFL, flags & ~self._direct)
-                self._put()
+            if failed is None:
+                self._finish()
         finally:
+            self._writer.shutdown()
             self._hasher.shutdown()
             os.close(self._descriptor)
+
+    def _finish(self) -> None:
+        while self._taken:
+            self._release()
+        if self._filled:
+            # The rest is no whole number of the disk's blocks.
+            flags = fcntl(self._descriptor, F_GETFL)
+            fcntl(self._descriptor, F_SETFL, flags & ~self._direct)
+            self._put()
+            self._release()
 
 
 def _open(path: Path, direct: int) -> int:
@@ -204,12 +221,6 @@ def _open(path: Path, direct: int) -> int:
         if error.errno != EINVAL:
             raise
         return os.open(path, flags, 0o666)
-
-
-def _done() -> Future[None]:
-    done: Future[None] = Future()
-    done.set_result(None)
-    return done
 
 
 def _in_order(outputs: Iterable[Output], pool: ThreadPoolExecutor) -> Iterator[memoryview]:
