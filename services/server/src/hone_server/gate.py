@@ -85,7 +85,7 @@ def excerpt(probes: list[Probe], count: int = 3, tokens: int = 8) -> list[Probe]
     return [begin(probe) for probe in telling(probes, count)]
 
 
-def telling(probes: list[Probe], count: int = 3) -> list[Probe]:
+def telling(probes: list[Probe], count: int) -> list[Probe]:
     """The probes on which the merged model and its base differ most."""
 
     def effect(probe: Probe) -> float:

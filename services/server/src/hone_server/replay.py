@@ -52,7 +52,9 @@ def _client(app: Any) -> httpx.AsyncClient:
 
 
 async def _replay(client: httpx.AsyncClient, model: str, probe: Probe) -> Replay:
-    return Replay(await _render(client, model, probe), await _score(client, model, probe))
+    # In this order the engine has the prompt's part of its cache when the chat asks for it.
+    logprobs = await _score(client, model, probe)
+    return Replay(await _render(client, model, probe), logprobs)
 
 
 async def _render(client: httpx.AsyncClient, model: str, probe: Probe) -> list[int]:
