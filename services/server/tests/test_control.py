@@ -11,6 +11,7 @@ import pytest
 from answering import answering
 from swap_samples import NAME, publish
 
+from hone_contract.artifact import open_artifact, remove
 from hone_contract.edge import run
 from hone_contract.errors import ArtifactMissing, BadConfiguration, BadInput, RetryableFailure
 from hone_contract.store import Store
@@ -91,7 +92,8 @@ def _nowhere() -> str:
 
 def test_swap_points_live_there_and_waits_until_it_is_served(versions: Store, server: Server) -> None:
     def told(asked: int) -> dict[str, Any]:
-        assert versions.read_live(NAME) == "v2"
+        # It is asked once before: whether it refused this very version.
+        assert versions.read_live(NAME) == ("v1" if asked == 1 else "v2")
         if asked < 5:
             return ready("v1", swapping=asked > 2)
         return ready("v2", swapping=asked < 8)
@@ -108,22 +110,35 @@ def test_what_another_model_serves_under_that_version_is_not_it(versions: Store,
 
 
 def test_a_refused_version_is_bad_input_and_says_why(versions: Store, server: Server) -> None:
-    server.told = lambda asked: ready("v1", refused={"v2": "wrong numbers"} if asked > 3 else {})
+    refused = _refused(versions, "wrong numbers")
+    server.told = lambda asked: ready("v1", refused=refused if asked > 3 else {})
     with pytest.raises(BadInput, match=r"refused v2: wrong numbers; v1 is served on") as caught:
         command("swap", versions, server, "--to", "v2")
     assert caught.value.exit_code == 65
     assert versions.read_live(NAME) == "v2"
 
 
-def test_a_refusal_from_before_is_not_taken_for_the_answer(versions: Store, server: Server) -> None:
-    server.told = lambda asked: ready("v1", refused={"v2": "old"}) if asked < 5 else ready("v2")
-    assert command("swap", versions, server, "--to", "v2") == 0
+def _refused(store: Store, reason: str) -> dict[str, Any]:
+    return {
+        "v2": {"digest": open_artifact(store.model(NAME, "v2"), "model").manifest.digest, "reason": reason}
+    }
 
 
-def test_a_new_refusal_is_told_from_the_one_before(versions: Store, server: Server) -> None:
-    server.told = lambda asked: ready("v1", refused={"v2": "old" if asked < 5 else "new"})
-    with pytest.raises(BadInput, match="new"):
+def test_a_version_that_was_refused_before_is_not_made_live(versions: Store, server: Server) -> None:
+    server.told = lambda _: ready("v1", refused=_refused(versions, "wrong numbers"))
+    with pytest.raises(BadInput, match=r"refused v2: wrong numbers; v1 is served on"):
         command("swap", versions, server, "--to", "v2")
+    assert versions.read_live(NAME) == "v1"
+
+
+def test_a_refusal_of_what_it_was_before_it_was_made_anew_is_not_the_answer(
+    versions: Store, server: Server
+) -> None:
+    old = _refused(versions, "old")
+    remove(versions.model(NAME, "v2"))
+    publish(versions, "v2", 7.0)
+    server.told = lambda asked: ready("v1", refused=old) if asked < 5 else ready("v2")
+    assert command("swap", versions, server, "--to", "v2") == 0
 
 
 @pytest.mark.parametrize("told", [ready("v1"), {"ready": False, "reason": "loading"}, "no JSON"])

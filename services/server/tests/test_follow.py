@@ -501,7 +501,7 @@ def test_an_error_that_nobody_foresaw_is_not_kept_quiet(store: Store) -> None:
     with pytest.raises(KeyError):
         asyncio.run(drill.follow_to_the_end())
     assert drill.serving.door.refusal is not None
-    assert drill.serving.memory.record.refusal(model) is not None
+    assert drill.serving.memory.record.at_a_start().refusal(model) is not None
 
 
 @pytest.mark.parametrize(("why", "value"), [("restarting", True), ("failure", "it hung"), ("name", NAME)])

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from server_samples import make_settings
 from swap_samples import NAME, publish
+from versions import flip_a_bit
 
 from hone_contract.artifact import Artifact, draft, seal
 from hone_contract.errors import ArtifactCorrupt, ArtifactMissing, BadConfiguration, RetryableFailure
@@ -67,7 +68,12 @@ def test_every_byte_is_checked(store: Store, published: Artifact) -> None:
 def test_the_live_version_is_taken(store: Store) -> None:
     record = Record().having_passed(publish(store, "v1"))
     publish(store, "v2")
-    assert choose_version(store, NAME, "v2", record) == ("v2", None)
+    assert _chosen(store, "v2", record) == ("v2", None)
+
+
+def _chosen(store: Store, live: str, record: Record) -> tuple[str, str | None]:
+    model, reason = choose_version(store, NAME, live, record)
+    return model.path.name, reason
 
 
 @pytest.mark.parametrize("how", ["refused", "went down"])
@@ -75,9 +81,9 @@ def test_in_the_place_of_one_that_failed_the_one_that_passed_last_is_taken(store
     passed = [publish(store, version) for version in ("v1", "v2")]
     bad = publish(store, "v3")
     record = Record().having_passed(passed[0]).having_passed(passed[1])
-    record = record.having_refused(bad, "refused") if how == "refused" else record.trying(bad)
-    version, reason = choose_version(store, NAME, "v3", record)
-    assert version == "v2"
+    record = record.having_refused(bad, "refused") if how == "refused" else record.trying(bad).at_a_start()
+    model, reason = choose_version(store, NAME, "v3", record)
+    assert model == passed[1]
     assert how in (reason or "")
 
 
@@ -86,7 +92,7 @@ def test_one_that_passed_and_is_gone_is_passed_over(store: Store) -> None:
     bad = publish(store, "v3")
     record = Record().having_passed(passed[0]).having_passed(passed[1]).having_refused(bad, "bad")
     shutil.rmtree(passed[1].path)
-    assert choose_version(store, NAME, "v3", record) == ("v1", "bad")
+    assert _chosen(store, "v3", record) == ("v1", "bad")
 
 
 def test_one_that_passed_and_was_made_anew_and_refused_is_passed_over(store: Store) -> None:
@@ -96,7 +102,7 @@ def test_one_that_passed_and_was_made_anew_and_refused_is_passed_over(store: Sto
     record = record.having_refused(publish(store, "v2", 7.0), "worse").having_refused(
         publish(store, "v3"), "bad"
     )
-    assert choose_version(store, NAME, "v3", record) == ("v1", "bad")
+    assert _chosen(store, "v3", record) == ("v1", "bad")
 
 
 def test_the_last_that_passed_is_another_than_the_one_that_is_to_be_replaced(store: Store) -> None:
@@ -109,14 +115,34 @@ def test_the_last_that_passed_is_another_than_the_one_that_is_to_be_replaced(sto
 def test_without_another_that_passed_the_live_version_is_tried_again(store: Store) -> None:
     bad = publish(store, "v1")
     record = Record().having_passed(bad).having_refused(bad, "bad")
-    assert choose_version(store, NAME, "v1", record) == ("v1", None)
+    assert _chosen(store, "v1", record) == ("v1", None)
 
 
 def test_a_failed_version_that_was_made_anew_is_tried(store: Store) -> None:
     record = Record().having_passed(publish(store, "v1")).having_refused(publish(store, "v2"), "bad")
     shutil.rmtree(store.model(NAME, "v2"))
     publish(store, "v2", 7.0)
-    assert choose_version(store, NAME, "v2", record) == ("v2", None)
+    assert _chosen(store, "v2", record) == ("v2", None)
+
+
+@pytest.mark.parametrize("how", ["a byte changed", "gone"])
+def test_in_the_place_of_a_broken_one_the_one_that_passed_last_is_taken(store: Store, how: str) -> None:
+    record = Record().having_passed(publish(store, "v1"))
+    broken = publish(store, "v2")
+    if how == "gone":
+        shutil.rmtree(broken.path)
+    else:
+        flip_a_bit(broken.path / "model.safetensors")
+    version, reason = _chosen(store, "v2", record)
+    assert version == "v1"
+    assert "v2" in (reason or "")
+
+
+def test_a_broken_one_without_another_is_named(store: Store) -> None:
+    broken = publish(store, "v1")
+    flip_a_bit(broken.path / "model.safetensors")
+    with pytest.raises(ArtifactCorrupt, match=r"v1.*model\.safetensors"):
+        choose_version(store, NAME, "v1", Record().having_passed(broken))
 
 
 def test_a_live_version_that_is_not_there_is_named(store: Store) -> None:

@@ -30,8 +30,10 @@ def test_of_an_unknown_version_nothing_is_held_against_it(store: Store) -> None:
 
 def test_a_version_that_is_found_being_tried_brought_the_server_down(store: Store) -> None:
     model = publish(store, "v1")
-    assert "went down" in (Record().trying(model).refusal(model) or "")
-    assert Record().trying(model).refusal(publish(store, "v2")) is None
+    found = Record().trying(model).at_a_start()
+    assert "went down" in (found.refusal(model) or "")
+    assert found.refusal(publish(store, "v2")) is None
+    assert found.attempted is None
 
 
 def test_one_that_passed_may_be_tried_again(store: Store) -> None:
@@ -62,13 +64,15 @@ def test_a_second_refusal_replaces_the_first(store: Store) -> None:
 
 def test_a_version_that_was_given_up_may_be_tried_again(store: Store) -> None:
     model = publish(store, "v1")
-    assert Record().trying(model).having_given_up().refusal(model) is None
+    assert Record().trying(model).having_given_up().at_a_start().refusal(model) is None
 
 
 @pytest.mark.parametrize("how", ["refused", "attempted"])
 def test_a_version_that_is_made_anew_is_another(store: Store, how: str) -> None:
     model = publish(store, "v1")
-    record = Record().having_refused(model, "bad") if how == "refused" else Record().trying(model)
+    record = (
+        Record().having_refused(model, "bad") if how == "refused" else Record().trying(model).at_a_start()
+    )
     assert record.refusal(_remade(store, model)) is None
 
 
@@ -90,10 +94,10 @@ def test_it_outlives_the_server(tmp_path: Path, store: Store) -> None:
     memory.refused(second, "bad")
     memory.trying(third)
     found = Memory(path, Notes())
-    assert found.record == memory.record
+    assert found.record == memory.record.at_a_start()
     assert found.record.refusal(second) == "bad"
     assert "went down" in (found.record.refusal(third) or "")
-    found.gave_up()
+    found.passed(third)
     assert Memory(path, Notes()).record.refusal(third) is None
 
 
@@ -168,7 +172,7 @@ def test_a_version_is_marked_until_it_has_passed(store: Store, monkeypatch: pyte
     model = _live(store, "v1")
 
     def look(serving: Serving, listening: socket.socket) -> None:
-        assert remembered(store).refusal(model) is not None
+        assert remembered(store).refusal(model) is not None, "as a start would find it"
         _passed(serving, listening)
 
     assert start(monkeypatch, store, look) == []

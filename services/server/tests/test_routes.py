@@ -94,9 +94,10 @@ def test_a_server_that_served_nothing_else_has_nothing_before(store: Store) -> N
 
 
 def test_what_was_refused_is_told_with_its_reason(serving: Serving, store: Store) -> None:
-    serving.memory.refused(publish(store, "v3"), "wrong numbers")
+    refused = publish(store, "v3")
+    serving.memory.refused(refused, "wrong numbers")
     told = get("/ready").json()
-    assert told["refused"] == {"v3": "wrong numbers"}
+    assert told["refused"] == {"v3": {"digest": refused.manifest.digest, "reason": "wrong numbers"}}
     assert told["previous"] == "v1"
 
 

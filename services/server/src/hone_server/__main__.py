@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from hone_contract.artifact import held, open_artifact
+from hone_contract.artifact import held
 from hone_contract.edge import run
 from hone_contract.errors import BadInput
 from hone_contract.events import Reporter
@@ -17,7 +17,6 @@ from hone_server.lobby import Lobby
 from hone_server.published import (
     choose_version,
     last_that_passed,
-    read_whole,
     wait_for_base,
     wait_for_model,
 )
@@ -59,13 +58,12 @@ def _find(settings: Settings, lobby: Lobby, reporter: Reporter) -> Serving:
         return _find_base(settings, settings.base, lobby, reporter, tell)
     name, live = wait_for_model(settings, tell)
     memory = Memory(record_path(settings.state, settings.store.root, name, settings.port), reporter)
-    version, refusal = choose_version(settings.store, name, live, memory.record)
+    tell(f"reading {name}/{live}")
+    model, refusal = choose_version(settings.store, name, live, memory.record)
+    version = model.path.name
     if refusal is not None:
-        memory.refused(open_artifact(settings.store.model(name, live), "model"), refusal)
-        message = f"{live} was refused before: {refusal}"
-        reporter.tell("not_live", f"{message}; {version} is served, which passed last", level="warning")
-    tell(f"reading {name}/{version}")
-    model = read_whole(settings.store, name, version)
+        message = f"{live} is not served: {refusal}; {version} is, which passed last"
+        reporter.tell("not_live", message, level="warning")
     tell(f"loading {name}/{version} into vLLM")
     return Serving(settings, name, model, lobby, reporter, memory)
 

@@ -4,8 +4,9 @@ The second serving form. Names are those of the store, so no client says what is
 """
 
 import asyncio
-from collections import OrderedDict, defaultdict
-from contextlib import ExitStack
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class Adapters:
         self._serving, self._models = serving, models
         self._loaded: OrderedDict[str, Loaded] = OrderedDict()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._asked: Counter[str] = Counter()
+        """How many requests are under way for each."""
         self._refused: dict[str, str] = {}
         """Why an adapter is not served, by its digest."""
 
@@ -47,15 +50,24 @@ class Adapters:
     def loaded(self) -> dict[str, Verdict]:
         return {name: each.verdict for name, each in self._loaded.items()}
 
-    async def admit(self, name: str) -> None:
-        """Have the adapter loaded and proven. Raises NoSuchAdapter or NotServed."""
+    @asynccontextmanager
+    async def admitted(self, name: str) -> AsyncIterator[None]:
+        """Loaded and proven, and kept until the body ends. Raises NoSuchAdapter or NotServed."""
         if name not in self._loaded:
-            path = self._path(name)
-            # For what there is alone: names that clients make up would fill the memory.
-            async with self._locks[name]:
-                if name not in self._loaded:
-                    model = await asyncio.to_thread(self._examined, path)
-                    self._loaded[name] = await self._load(name, model)
+            # Names that clients make up would fill the memory.
+            self._path(name)
+        self._asked[name] += 1
+        try:
+            await self._admit(name)
+            yield
+        finally:
+            self._asked[name] -= 1
+
+    async def _admit(self, name: str) -> None:
+        async with self._locks[name]:
+            if name not in self._loaded:
+                model = await asyncio.to_thread(self._examined, self._path(name))
+                self._loaded[name] = await self._load(name, model)
         self._loaded.move_to_end(name)
         await self._make_room()
 
@@ -116,10 +128,14 @@ class Adapters:
             raise NotServed(f"{name}: {error}") from error
 
     async def _make_room(self) -> None:
-        while len(self._loaded) > self._serving.settings.adapters_loaded:
-            name, oldest = self._loaded.popitem(last=False)
-            await self._unload(name)
-            oldest.holding.close()
+        """Unload those that nobody asks for now, the one that was used longest ago first."""
+        for name in [name for name in self._loaded if not self._asked[name]]:
+            if len(self._loaded) <= self._serving.settings.adapters_loaded:
+                return
+            async with self._locks[name]:
+                if not self._asked[name] and (oldest := self._loaded.pop(name, None)):
+                    await self._unload(name)
+                    oldest.holding.close()
 
     async def _unload(self, name: str) -> None:
         await self._models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.edge import Parser
 from hone_contract.errors import BadConfiguration, BadInput, RetryableFailure
 from hone_contract.store import Store
@@ -34,10 +35,14 @@ def run_command(name: str, arguments: list[str]) -> int:
     if name == "status":
         return _status(options, store, model)
     version = options.to if name == "swap" else _previous(options.url, model)
+    wanted = open_artifact(store.model(model, version), "model")
+    if not options.no_wait:
+        # Before `live` is moved: it would not look at the same bytes again.
+        _check_not_refused(options.url, _ask(options.url) or {}, wanted)
     before = store.read_live(model)
     store.point_live(model, version)
     print(f"{model}: live is {version}, was {before}", file=sys.stderr)
-    return 0 if options.no_wait else _wait(options, model, version)
+    return 0 if options.no_wait else _wait(options, model, wanted)
 
 
 def _parser(name: str) -> Parser:
@@ -86,21 +91,26 @@ def _previous(url: str, model: str) -> str:
     return str(told["previous"])
 
 
-def _wait(options: Namespace, model: str, version: str) -> int:
-    deadline = time.monotonic() + options.wait
-    refused_before = (_ask(options.url) or {}).get("refused", {}).get(version)
+def _wait(options: Namespace, model: str, wanted: Artifact) -> int:
+    deadline, version = time.monotonic() + options.wait, wanted.path.name
     while time.monotonic() < deadline:
         told = _ask(options.url) or {}
         if told.get("version") == version and told.get("model") == model and not told.get("swapping"):
             print(f"{model}: {version} is served and proven", file=sys.stderr)
             return 0
-        reason = told.get("refused", {}).get(version)
-        if reason and reason != refused_before:
-            raise BadInput(f"{options.url} refused {version}: {reason}; {told['version']} is served on")
+        _check_not_refused(options.url, told, wanted)
         time.sleep(_POLL_SECONDS)
     raise RetryableFailure(
         f"{options.url} does not serve {version} after {options.wait:g} s; its log and /ready say why"
     )
+
+
+def _check_not_refused(url: str, told: dict[str, Any], wanted: Artifact) -> None:
+    """A version that was made anew since is another, which its digest tells."""
+    version = wanted.path.name
+    refusal = told.get("refused", {}).get(version)
+    if refusal and refusal["digest"] == wanted.manifest.digest:
+        raise BadInput(f"{url} refused {version}: {refusal['reason']}; {told['version']} is served on")
 
 
 def _check_url(url: str) -> None:

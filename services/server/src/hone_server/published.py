@@ -59,14 +59,22 @@ def _wait(
     return found
 
 
-def choose_version(store: Store, name: str, live: str, record: Record) -> tuple[str, str | None]:
-    """The version to start with, and why it is not the live one, if it is not.
+def choose_version(store: Store, name: str, live: str, record: Record) -> tuple[Artifact, str | None]:
+    """The version to start with, every byte of it read, and why it is not the live one, if it is not.
 
-    The live one, unless this server refused it, or went down with it: then the one that passed last.
+    The live one, unless it is broken, or this server refused it, or went down with it: then the one that
+    passed last. Raises HoneError when the live one is broken, and no other passed.
     """
-    refusal = record.refusal(open_artifact(store.model(name, live), "model"))
-    passed = None if refusal is None else last_that_passed(store, name, record, live)
-    return (live, None) if passed is None else (passed, refusal)
+    passed = last_that_passed(store, name, record, live)
+    try:
+        refusal = record.refusal(open_artifact(store.model(name, live), "model"))
+        if refusal is None or passed is None:
+            return read_whole(store, name, live), None
+    except HoneError as error:
+        if passed is None:
+            raise
+        refusal = str(error)
+    return read_whole(store, name, passed), refusal
 
 
 def last_that_passed(store: Store, name: str, record: Record, but: str) -> str | None:

@@ -35,16 +35,21 @@ class Record(Shape):
     """Versions that passed the gate and were served, the latest last."""
     refused: list[Tried] = []
     attempted: Tried | None = None
-    """The version that is being tried. None: none is. Found at a start, it brought the server down."""
+    """The version that is being tried. None: none is."""
 
     def refusal(self, model: Artifact) -> str | None:
         """Why this very model is not tried again; None: it may be tried."""
-        if self.attempted is not None and self.attempted.is_of(model):
-            return "the server went down while it was tried"
         return next((each.reason for each in self.refused if each.is_of(model)), None)
 
     def trying(self, model: Artifact) -> "Record":
         return self.model_copy(update={"attempted": _tried(model, "")})
+
+    def at_a_start(self) -> "Record":
+        """What is still being tried then brought the server down."""
+        if self.attempted is None:
+            return self
+        down = self.attempted.model_copy(update={"reason": "the server went down while it was tried"})
+        return self._having_refused(down)
 
     def having_passed(self, model: Artifact) -> "Record":
         version = model.path.name
@@ -53,8 +58,11 @@ class Record(Shape):
         return Record(passed=[*passed, version][-_KEPT:], refused=refused)
 
     def having_refused(self, model: Artifact, reason: str) -> "Record":
-        refused = [each for each in self.refused if each.version != model.path.name]
-        return Record(passed=self.passed, refused=[*refused, _tried(model, reason)][-_KEPT:])
+        return self._having_refused(_tried(model, reason))
+
+    def _having_refused(self, tried: Tried) -> "Record":
+        refused = [each for each in self.refused if each.version != tried.version]
+        return Record(passed=self.passed, refused=[*refused, tried][-_KEPT:])
 
     def having_given_up(self) -> "Record":
         """Neither passed nor refused: it may be tried again."""
@@ -73,7 +81,7 @@ class Memory:
     def __init__(self, path: Path, reporter: Reporter) -> None:
         self._path, self._reporter = path, reporter
         self._told = False
-        self.record = _read(path)
+        self.record = _read(path).at_a_start()
 
     def trying(self, model: Artifact) -> None:
         self._set(self.record.trying(model))

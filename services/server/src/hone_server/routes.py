@@ -41,7 +41,7 @@ def _versions(serving: Serving) -> dict[str, object]:
     return {
         "swapping": not serving.door.is_open,
         "previous": before[-1] if before else None,
-        "refused": {each.version: each.reason for each in record.refused},
+        "refused": {each.version: {"digest": each.digest, "reason": each.reason} for each in record.refused},
     }
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import uuid
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
 
@@ -94,10 +95,11 @@ class Edge:
         prepared = prepare(route.name, await read_body(receive, self._limits.body), self._limits)
         if prepared.bans_repeats and not current().bans_repeats:
             raise unsupported("no_repeat_ngram_size", "this server's engine lacks it")
-        await _admit_model(current(), prepared)
         reply.hides_usage = prepared.hides_usage
         clean["headers"].append((b"content-length", str(len(prepared.body)).encode()))
-        async with current().door.pass_through():
+        async with AsyncExitStack() as inside:
+            await _admit_model(current(), prepared, inside)
+            await inside.enter_async_context(current().door.pass_through())
             # It may have been shut while the request waited.
             _check_open(current())
             try:
@@ -134,8 +136,8 @@ def _check_announced(scope: Any, limit: int) -> None:
         raise Refusal("Content-Type must be application/json", "invalid_content_type")
 
 
-async def _admit_model(serving: Serving, prepared: Prepared) -> None:
-    """Beside adapters: have the one that is asked for loaded and proven."""
+async def _admit_model(serving: Serving, prepared: Prepared, inside: AsyncExitStack) -> None:
+    """Beside adapters: have the one that is asked for loaded and proven, and kept meanwhile."""
     if serving.adapters is None:
         return
     if prepared.scores_prompt is not None:
@@ -144,7 +146,7 @@ async def _admit_model(serving: Serving, prepared: Prepared) -> None:
     if prepared.model is None or prepared.model == serving.name:
         return
     try:
-        await serving.adapters.admit(prepared.model)
+        await inside.enter_async_context(serving.adapters.admitted(prepared.model))
     except NoSuchAdapter as error:
         raise Refusal(str(error), "model_not_found", status=404, param="model") from error
     except NotServed as error:
