@@ -102,28 +102,6 @@ def test_what_comes_later_is_served_without_a_restart(
     assert correct(_answer(client, trained.manifest.id), KEY)
 
 
-def test_one_that_is_being_asked_makes_way_only_afterwards(
-    client: openai.OpenAI, server: Running, trained: Artifact
-) -> None:
-    def loaded() -> set[str]:
-        return set(httpx.get(f"{server.url}/ready").json()["adapters"])
-
-    meanwhile = _variant(trained, "meanwhile")
-    answering = client.chat.completions.create(
-        model=trained.manifest.id,
-        messages=[{"role": "user", "content": QUESTION}],
-        max_tokens=200,
-        stream=True,
-        extra_body={"ignore_eos": True},
-    )
-    next(answering)
-    assert correct(_answer(client, meanwhile), KEY)
-    assert loaded() == {trained.manifest.id, meanwhile}
-    assert [chunk.choices[0].finish_reason for chunk in answering][-1] == "length"
-    assert correct(_answer(client, meanwhile), KEY)
-    assert loaded() == {meanwhile}
-
-
 def test_an_adapter_that_is_not_what_was_trained_is_not_served(
     client: openai.OpenAI, trained: Artifact
 ) -> None:
