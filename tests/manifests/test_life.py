@@ -86,6 +86,20 @@ def test_a_job_that_is_told_to_stop_does_so(source: str) -> None:
         assert pod.get("shareProcessNamespace") is True or "Deployment" in where, where
 
 
+@pytest.mark.parametrize("source", JOBS)
+def test_training_that_is_told_to_stop_has_time_for_a_checkpoint(source: str) -> None:
+    training = [each for each in containers(source) if each.image == "hone-trainer"]
+    assert training
+    for container in training:
+        assert container.pod["terminationGracePeriodSeconds"] >= 120, container.where
+
+
+@pytest.mark.parametrize("source", GPU_JOBS)
+def test_no_two_pods_of_a_run_write_at_once(source: str) -> None:
+    for job in of_kind(source, "Job"):
+        assert job["spec"]["podReplacementPolicy"] == "Failed"
+
+
 @pytest.mark.parametrize("source", GPU_JOBS)
 def test_bad_input_and_bad_configuration_cost_no_second_gpu_hour(source: str) -> None:
     for job in of_kind(source, "Job"):
