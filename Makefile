@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := contract/src services/*/src
 
-.PHONY: help install demo check test test-containers test-full images bench bench-data bench-merge bench-swap bench-serve lock schemas faq clean
+.PHONY: help install demo check test test-containers test-full images bench bench-data bench-merge bench-swap bench-serve lock schemas rules faq clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -67,6 +67,9 @@ lock: ## Write the pinned lists in requirements/ anew
 
 schemas: install ## Write contract/schema/*.json anew
 	@$(BIN)/python -m hone_contract.schema contract/schema
+
+rules: install ## Write the Prometheus operator's rules anew from rules.yaml
+	@$(BIN)/python k8s/components/monitoring/write_rule.py
 
 faq: install ## Write the demo's training files anew from facts.yaml
 	@$(BIN)/python examples/hone-faq/write.py

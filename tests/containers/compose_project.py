@@ -17,6 +17,7 @@ BASE_IMAGE = "python:3.11-slim-bookworm"
 TAG = "tests"
 IMAGES = ("hone-trainer", "hone-merger", "hone-server", "hone-chat")
 SERVICES = ("key", "trainer", "merger", "server", "chat")
+WATCHING = ("prometheus", "grafana")
 
 # A smaller run than the demo's, which still learns what it is asked here.
 _FACTS = 12

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from compose_project import HERE, ROOT, SERVICES
+from compose_project import HERE, ROOT, SERVICES, WATCHING
 
 DOCKERFILES = sorted(ROOT.glob("services/*/Dockerfile"))
 HEAVY = [path for path in DOCKERFILES if path.parent.name != "chat-cli"]
@@ -77,7 +77,7 @@ def test_the_build_context_holds_only_what_was_named() -> None:
     assert rules[0] == "*"
 
 
-@pytest.mark.parametrize("service", SERVICES)
+@pytest.mark.parametrize("service", [*SERVICES, *WATCHING])
 def test_a_service_is_locked_down(service: str) -> None:
     settings = COMPOSE["services"][service]
     assert settings["read_only"] is True
@@ -88,7 +88,7 @@ def test_a_service_is_locked_down(service: str) -> None:
 
 
 def test_all_services_are_known_and_only_the_server_starts_again() -> None:
-    assert tuple(COMPOSE["services"]) == SERVICES
+    assert tuple(COMPOSE["services"]) == (*SERVICES, *WATCHING)
     assert [name for name in SERVICES if "restart" in COMPOSE["services"][name]] == ["server"]
     assert COMPOSE["services"]["server"]["restart"].startswith("on-failure")
 
@@ -97,6 +97,19 @@ def test_the_only_port_is_bound_to_this_machine_unless_set() -> None:
     ports = {name: COMPOSE["services"][name].get("ports") for name in SERVICES}
     assert ports.pop("server") == ["${HONE_BIND:-127.0.0.1}:${HONE_PORT:-8000}:8000"]
     assert set(ports.values()) == {None}
+
+
+@pytest.mark.parametrize("service", WATCHING)
+def test_what_watches_comes_when_asked_for_and_is_for_this_machine(service: str) -> None:
+    settings = COMPOSE["services"][service]
+    assert settings["profiles"] == ["observability"]
+    assert re.fullmatch(r".+:v?\d+\.\d+\.\d+", settings["image"])
+    assert all(port.startswith("127.0.0.1:") for port in settings["ports"])
+    folders = [volume for volume in settings["volumes"] if volume.startswith("./")]
+    assert folders
+    for volume in folders:
+        source, _, mode = volume.split(":")
+        assert (ROOT / source).exists() and mode == "ro", volume
 
 
 def test_no_key_is_written_in_the_files() -> None:

@@ -1,9 +1,11 @@
 """What is in k8s/, as objects: built by `kubectl`, which is what a user applies it with."""
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -20,11 +22,26 @@ GUIDE = ROOT / "docs" / "run-on-kubernetes.md"
 
 Object = dict[str, Any]
 
-KUSTOMIZATIONS = sorted(path.parent.relative_to(ROOT).as_posix() for path in K8S.rglob("kustomization.yaml"))
+_FOLDERS = sorted(path.parent.relative_to(ROOT).as_posix() for path in K8S.rglob("kustomization.yaml"))
+COMPONENTS = [folder for folder in _FOLDERS if folder.startswith("k8s/components/")]
+KUSTOMIZATIONS = [folder for folder in _FOLDERS if folder not in COMPONENTS]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in K8S.glob("*.yaml"))
 CHAT = "kubectl run hone-chat"
-SOURCES = [*KUSTOMIZATIONS, *FILES, CHAT]
 DEMO = "k8s/overlays/cpu-demo"
+_WITH = " with "
+_BUILT_UPON = [DEMO, "k8s/overlays/gpu", "k8s/overlays/gpu/training"]
+COMBINATIONS = [
+    f"{overlay}{_WITH}{','.join(components)}"
+    for overlay in _BUILT_UPON
+    for components in [*([each] for each in COMPONENTS), COMPONENTS]
+]
+"""Each component alone and all of them, upon what is applied."""
+SOURCES = [*KUSTOMIZATIONS, *FILES, CHAT, *COMBINATIONS]
+
+
+def overlay_of(source: str) -> str:
+    """The source without the components upon it."""
+    return source.partition(_WITH)[0]
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class Container:
 
     @property
     def serves(self) -> bool:
-        return "ports" in self.spec
+        return any(port["name"] == "http" for port in self.spec.get("ports", []))
 
 
 @cache
@@ -55,8 +72,21 @@ def objects(source: str) -> list[Object]:
     """The objects that one of SOURCES makes."""
     if source == CHAT:
         return [_chat_pod()]
-    text = (ROOT / source).read_text(encoding="utf-8") if source in FILES else kubectl("kustomize", source)
+    if source in FILES:
+        text = (ROOT / source).read_text(encoding="utf-8")
+    else:
+        text = _combined(source) if _WITH in source else kubectl("kustomize", source)
     return list(yaml.safe_load_all(text))
+
+
+def _combined(source: str) -> str:
+    overlay, components = overlay_of(source), source.partition(_WITH)[2]
+    with tempfile.TemporaryDirectory() as folder:
+        # kustomize wants them relative to the file that names them.
+        there = [os.path.relpath(ROOT / each, folder) for each in (overlay, *components.split(","))]
+        wanted = {"resources": there[:1], "components": there[1:]}
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(wanted), encoding="utf-8")
+        return kubectl("kustomize", folder)
 
 
 def of_kind(source: str, *kinds: str) -> list[Object]:

@@ -1,12 +1,14 @@
 """How what k8s/ starts comes up, is replaced and ends."""
 
+import re
+
 import pytest
-from rendered import SOURCES, Container, Object, containers, of_kind, pods
+from rendered import SOURCES, Container, Object, containers, of_kind, overlay_of, pods
 
 from hone_contract.errors import BadConfiguration, BadInput
 from hone_server.command import SHUTDOWN_SECONDS
 
-JOBS = [source for source in SOURCES if "training" in source or "demo" in source or "train-job" in source]
+JOBS = [source for source in SOURCES if re.search("/training|demo|train-job", overlay_of(source))]
 GPU_JOBS = [source for source in JOBS if "demo" not in source]
 ENGINE_ENDS = 15
 """Seconds that the engine's processes may need after the last answer."""

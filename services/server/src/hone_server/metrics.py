@@ -18,6 +18,11 @@ _SWAPS = Counter("hone_swaps", "Attempts to serve another version", ["result"])
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _DRAIN = Histogram("hone_drain_seconds", "Until the old version's last answer had ended", buckets=_SECONDS)
 _SWAP = Histogram("hone_swap_seconds", "From then until the new version answered", buckets=_SECONDS)
+_STORE_SIZE = Gauge("hone_store_size_bytes", "Of the volume that the store is on; NaN: it is gone")
+_STORE_FREE = Gauge("hone_store_free_bytes", "Free on it; NaN: it is gone")
+for _result in ("swapped", "refused", "crowded", "lost"):
+    # The first of its kind is an increase only if there was a 0 before it.
+    _SWAPS.labels(_result)
 
 
 def record_verdict(verdict: Verdict) -> None:
@@ -41,6 +46,12 @@ def record_swap(result: str, drain_seconds: float | None, swap_seconds: float | 
         _DRAIN.observe(drain_seconds)
     if swap_seconds is not None:
         _SWAP.observe(swap_seconds)
+
+
+def record_room(size: int | None, free: int | None) -> None:
+    """Bytes of the store's volume. None: it cannot be asked."""
+    for gauge, value in ((_STORE_SIZE, size), (_STORE_FREE, free)):
+        gauge.set(float("nan") if value is None else value)
 
 
 def record_tokens(key: str, prompt: int, completion: int) -> None:

@@ -14,6 +14,7 @@ from hone_server.follow import Follower
 from hone_server.metrics import record_model
 from hone_server.proof import is_acceptable, prove
 from hone_server.pulse import watch
+from hone_server.room import watch_room
 
 
 class Plugin:
@@ -35,7 +36,7 @@ class Plugin:
             serving.adapters = Adapters(serving, state.openai_serving_models)
         await _pass_gate(serving)
         serving.lobby.close()
-        going_on = [watch(serving)]
+        going_on = [watch(serving), watch_room(serving.settings.store.root)]
         if serving.adapters is None:
             going_on.append(Follower(serving).run())
         for task in map(asyncio.create_task, going_on):

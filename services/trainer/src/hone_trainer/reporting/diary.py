@@ -69,6 +69,7 @@ class Diary(TrainerCallback):  # type: ignore[misc]
         )
         self.set_status("running", state)
         if self.exporter is not None:
+            self.exporter.began()
             self.exporter.show(step=state.global_step, steps=state.max_steps, epoch=state.epoch or 0.0)
 
     def on_step_end(

@@ -25,7 +25,7 @@ _HELP = {
     "tokens": "Tokens trained on, prompts included, padding not.",
     "tokens_per_second": "Tokens a second of training, evaluation and saving left out.",
     "memory_bytes": "Most memory that the process has held: resident on a CPU, allocated on a GPU.",
-    "checkpoint_age_seconds": "Time since the last checkpoint was saved.",
+    "checkpoint_age_seconds": "Time since the last checkpoint was saved, or since training began.",
 }
 
 
@@ -56,6 +56,11 @@ class Exporter(Collector):
             tokens_per_second=metrics.tokens_per_second,
             memory_bytes=None if memory is None else memory * 1e6,
         )
+
+    def began(self) -> None:
+        """Training begins: without a checkpoint to go on from, its age counts from here."""
+        if self._saved_at is None:
+            self.saved()
 
     def saved(self, at: float | None = None) -> None:
         """A checkpoint was saved `at` that time (seconds since 1970), or now."""

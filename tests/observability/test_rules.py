@@ -1,0 +1,66 @@
+"""The alerts: promtool takes them, each is tested, explained, and the same for the operator."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from watching import MONITORING, ROOT, RULES, alerts
+from write_rule import prometheus_rule
+
+UNIT_TESTS = Path(__file__).with_name("rules_test.yaml")
+
+
+def _promtool(prometheus: Path, *arguments: str | Path, cwd: Path) -> None:
+    command = [str(prometheus / "promtool"), *map(str, arguments)]
+    finished = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_promtool_takes_the_rules_and_they_do_what_their_tests_say(prometheus: Path, tmp_path: Path) -> None:
+    for file in (RULES, UNIT_TESTS):
+        shutil.copyfile(file, tmp_path / file.name)
+    _promtool(prometheus, "check", "rules", RULES.name, cwd=tmp_path)
+    _promtool(prometheus, "test", "rules", UNIT_TESTS.name, cwd=tmp_path)
+
+
+def test_a_rule_that_says_something_else_fails_its_test(prometheus: Path, tmp_path: Path) -> None:
+    shutil.copyfile(UNIT_TESTS, tmp_path / UNIT_TESTS.name)
+    text = RULES.read_text(encoding="utf-8")
+    changed = text.replace("< 0.1", "< 0.01")
+    assert changed != text
+    (tmp_path / RULES.name).write_text(changed, encoding="utf-8")
+    with pytest.raises(AssertionError, match="HoneStoreNearlyFull"):
+        _promtool(prometheus, "test", "rules", UNIT_TESTS.name, cwd=tmp_path)
+
+
+def test_every_alert_is_seen_to_come_in_a_test() -> None:
+    tests = yaml.safe_load(UNIT_TESTS.read_text(encoding="utf-8"))["tests"]
+    coming = {
+        case["alertname"] for test in tests for case in test["alert_rule_test"] if case.get("exp_alerts")
+    }
+    assert coming == {rule["alert"] for rule in alerts()}
+
+
+def test_every_alert_says_how_bad_it_is_and_the_page_what_to_do() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(Hone\w+)` \|", page, re.MULTILINE)) == {rule["alert"] for rule in alerts()}
+    for rule in alerts():
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["annotations"].keys() == {"summary", "description"}
+
+
+def test_the_operators_rules_are_the_same() -> None:
+    written = (MONITORING / "prometheus-rule.yaml").read_text(encoding="utf-8")
+    assert written == prometheus_rule(), "run `make rules`"
+
+
+def test_prometheus_takes_the_configuration_that_compose_mounts(prometheus: Path, tmp_path: Path) -> None:
+    shutil.copyfile(RULES, tmp_path / "rules.yaml")
+    key = tmp_path / "key"
+    key.write_text("key")
+    text = (ROOT / "observability" / "prometheus.yaml").read_text(encoding="utf-8")
+    (tmp_path / "prometheus.yaml").write_text(text.replace("/keys/api-key", str(key)), encoding="utf-8")
+    _promtool(prometheus, "check", "config", "prometheus.yaml", cwd=tmp_path)
