@@ -16,7 +16,7 @@ def prometheus() -> Path:
     """
     if installed := shutil.which("promtool"):
         return Path(installed).parent
-    unpacked = Path(__file__).resolve().parents[2] / "build" / "prometheus"
+    unpacked = Path(__file__).resolve().parents[1] / "build" / "prometheus"
     if not (unpacked / "usr/bin/promtool").is_file() and not _unpack(unpacked):
         if os.environ.get("CI"):
             pytest.fail(
