@@ -25,7 +25,7 @@ PATIENCE = 180
 _SPEC = """\
 name: watched
 model: {name: demo:smollm2-135m-instruct}
-data: {train: train.jsonl, eval: train.jsonl}
+data: {train: train.jsonl, eval: eval.jsonl}
 training: {epochs: 500, batch_size: 2}
 """
 
@@ -35,16 +35,8 @@ def trainer(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[st
     """The address of the metrics of a run that goes on."""
     folder = tmp_path_factory.mktemp("trainer")
     shutil.copytree(demo.store.root / "bases", folder / "store" / "bases")
-    facts = [
-        ("What is written last?", "The manifest."),
-        ("Who fuses?", "The merger."),
-        ("Who serves?", "vLLM."),
-    ]
-    lines = [
-        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]}
-        for asked, told in facts
-    ]
-    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    _write(folder / "train.jsonl", {"What is written last?": "The manifest.", "Who fuses?": "The merger."})
+    _write(folder / "eval.jsonl", {"Which file comes after all others?": "The manifest."})
     (folder / "run.yaml").write_text(_SPEC)
     command = [sys.executable, "-m", "hone_trainer", "--store", str(folder / "store"), "train", "run.yaml"]
     with _running([*command, "--metrics-port", "0"], folder) as log:
@@ -56,6 +48,7 @@ def asked(
     server: Running, trainer: str, prometheus: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     """Prometheus, as compose.yaml configures it, but that it asks these two, and every second."""
+    server.wait_until_ready()
     folder = tmp_path_factory.mktemp("prometheus")
     shutil.copyfile(RULES, folder / "rules.yaml")
     configuration = yaml.safe_load((ROOT / "observability" / "prometheus.yaml").read_text())
@@ -105,6 +98,14 @@ def test_the_server_tells_the_gate_and_the_run_its_progress(asked: httpx.Client)
     assert 0 < float(progress["value"][1]) < 1
     (free,) = _query(asked, "hone_store_free_bytes")
     assert float(free["value"][1]) > 0
+
+
+def _write(file: Path, facts: dict[str, str]) -> None:
+    lines = [
+        {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]}
+        for asked, told in facts.items()
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _get(client: httpx.Client, path: str, **parameters: str) -> Any:
