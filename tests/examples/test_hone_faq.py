@@ -16,6 +16,8 @@ from score import Fact, accuracy, correct, load_facts, normalise
 
 from tests.examples.product import CHECKS, ROOT, contradiction
 
+pytestmark = pytest.mark.chain
+
 FAQ = ROOT / "examples" / "hone-faq"
 FACTS = load_facts(FAQ / "facts.yaml")
 CHECKED = [fact for fact in FACTS if fact.check]

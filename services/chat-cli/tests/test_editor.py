@@ -12,6 +12,8 @@ from chat_process import COMMAND, SECONDS, Terminal, environment
 from chat_script import Script
 from chat_server import FakeServer
 
+pytestmark = pytest.mark.chain
+
 PASTE = "\x1b[200~def f():\r    return 1\x1b[201~"
 ALT_ENTER = "\x1b\r"
 UP = "\x1b[A"

@@ -9,6 +9,8 @@ from chat_process import COMMAND, SECONDS, Run, environment, run_process
 from chat_script import Script
 from chat_server import FakeServer
 
+pytestmark = pytest.mark.chain
+
 
 def test_prints_just_the_answer(server: FakeServer, script: Script) -> None:
     outcome = run_process(server.url, "What is the capital of France?")

@@ -32,6 +32,8 @@ from hone_merger.publishing.folder import write_folder
 from hone_merger.publishing.gguf import CONVERTER
 from hone_merger.publishing.place import becoming, becoming_with_digest, check_place, check_room
 
+pytestmark = pytest.mark.chain
+
 STAND_IN = """\
 import argparse, pathlib, sys
 parser = argparse.ArgumentParser()

@@ -19,6 +19,8 @@ from hone_merger.merge import merge
 from hone_merger.plan import Dtype, make_plan
 from hone_merger.verify import verify
 
+pytestmark = pytest.mark.chain
+
 REPORTER = Reporter("merger")
 
 

@@ -21,6 +21,8 @@ from hone_merger.merge import merge
 from hone_merger.plan import make_plan
 from hone_merger.weights import fit_weights
 
+pytestmark = pytest.mark.chain
+
 RUN = "faq-0123456789"
 GENERATION = "generation_config.json"
 NORM = "model.norm.weight"

@@ -15,6 +15,8 @@ import pytest
 from hone_contract.artifact import Artifact
 from hone_contract.store import Store
 
+pytestmark = pytest.mark.chain
+
 # Prints which heavy modules were imported, whatever way the process ends.
 _WATCH = """
 import atexit, sys

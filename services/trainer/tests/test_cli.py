@@ -13,6 +13,8 @@ from hone_contract.store import Store
 from hone_trainer.__main__ import main
 from hone_trainer.base import import_base, locate
 
+pytestmark = pytest.mark.chain
+
 SPEC = "model: {name: ./model}\n"
 HUB_SPEC = f"model: {{name: {HUB_NAME}}}\n"
 COMMANDS = ["import-base", "prepare", "train", "generate"]

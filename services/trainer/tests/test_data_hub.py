@@ -17,6 +17,8 @@ from trainer_stream import Reader, reading
 from hone_contract.artifact import open_artifact
 from hone_contract.store import Store
 
+pytestmark = pytest.mark.chain
+
 Rows = list[dict[str, Any]]
 _numbers = count()
 
@@ -210,7 +212,6 @@ def test_a_hub_that_fails_may_be_asked_again(hub: Hub, reader: Reader) -> None:
 # -- the command -----------------------------------------------------------------------------------
 
 
-@pytest.mark.chain
 def test_a_source_on_the_hub_is_prepared_with_its_commit_and_no_more_rows_than_needed(
     hub: Hub, tmp_path: Path, store: Store
 ) -> None:

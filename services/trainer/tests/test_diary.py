@@ -34,6 +34,8 @@ from hone_trainer.reporting import diary as diary_module
 from hone_trainer.reporting.diary import Diary, begin_diary, failure_told
 from hone_trainer.reporting.run_files import read_metrics
 
+pytestmark = pytest.mark.chain
+
 TOKENS_A_STEP = 2 * LENGTH
 
 
@@ -100,7 +102,6 @@ def test_a_run_tells_of_steps_evaluations_and_checkpoints(
     )
 
 
-@pytest.mark.chain
 def test_evaluation_and_saving_do_not_slow_the_tokens_down(
     folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -21,6 +21,8 @@ from hone_trainer.answering.prompts import draw_record
 from hone_trainer.base import import_base, locate
 from hone_trainer.record import Record
 
+pytestmark = pytest.mark.chain
+
 TOKENS = 9
 ASKED = [
     [("user", "What is the colour of the sky?")],

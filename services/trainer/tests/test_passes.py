@@ -30,6 +30,8 @@ from hone_trainer.training import attention
 from hone_trainer.training.collating import packed, padded
 from hone_trainer.training.tokens import tokenise
 
+pytestmark = pytest.mark.chain
+
 LINES = [
     line(("user", f"What is the colour of thing {number}?" + " really" * (3 * number)), ("assistant", answer))
     for number, answer in enumerate(

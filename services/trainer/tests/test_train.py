@@ -25,6 +25,8 @@ from hone_trainer.base import import_base, locate
 from hone_trainer.plan import make_plan
 from hone_trainer.train import train
 
+pytestmark = pytest.mark.chain
+
 STEPS = EPOCHS * -(-(RECORDS - HELD_OUT) // BATCH)
 
 
