@@ -79,7 +79,7 @@ def test_the_chat_may_ask_the_server_and_the_server_nobody() -> None:
     (rule,) = _policy("hone-server")["ingress"]
     assert any(_selects(peer["podSelector"], chat) for peer in rule["from"])
     assert rule["ports"] == [{"port": "http"}]
-    there, names = _policy("hone-chat")["egress"]
+    there, names = _going_out(chat)
     assert _selects(_policy("hone-chat")["podSelector"], chat)
     assert _selects(there["to"][0]["podSelector"], server)
     assert names["ports"] == DNS

@@ -1,7 +1,6 @@
 """The dashboards: Prometheus can parse what they ask, Hone has the metrics, and no panel hides another."""
 
 import itertools
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 import yaml
 from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
-from watching import DASHBOARDS, ROOT, dashboard, expressions, metrics_of, named_metrics
+from watching import DASHBOARDS, ROOT, dashboard, expressions, metrics_of, named_metrics, promtool
 
 import hone_server.metrics
 from hone_trainer.reporting.exporter import _HELP as TRAINING
@@ -25,9 +24,7 @@ def test_prometheus_can_parse_every_expression(path: Path, prometheus: Path, tmp
     ]
     file = tmp_path / "rules.yaml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "expressions", "rules": records}]}))
-    command = [str(prometheus / "promtool"), "check", "rules", "--lint=none", str(file)]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
+    promtool(prometheus, "check", "rules", "--lint=none", file.name, cwd=tmp_path)
 
 
 def test_every_metric_of_ours_is_one_that_we_have() -> None:

@@ -2,28 +2,21 @@
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
-from watching import MONITORING, ROOT, RULES, alerts
+from watching import MONITORING, ROOT, RULES, alerts, promtool
 from write_rule import prometheus_rule
 
 UNIT_TESTS = Path(__file__).with_name("rules_test.yaml")
 
 
-def _promtool(prometheus: Path, *arguments: str | Path, cwd: Path) -> None:
-    command = [str(prometheus / "promtool"), *map(str, arguments)]
-    finished = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-
-
 def test_promtool_takes_the_rules_and_they_do_what_their_tests_say(prometheus: Path, tmp_path: Path) -> None:
     for file in (RULES, UNIT_TESTS):
         shutil.copyfile(file, tmp_path / file.name)
-    _promtool(prometheus, "check", "rules", RULES.name, cwd=tmp_path)
-    _promtool(prometheus, "test", "rules", UNIT_TESTS.name, cwd=tmp_path)
+    promtool(prometheus, "check", "rules", RULES.name, cwd=tmp_path)
+    promtool(prometheus, "test", "rules", UNIT_TESTS.name, cwd=tmp_path)
 
 
 def test_a_rule_that_says_something_else_fails_its_test(prometheus: Path, tmp_path: Path) -> None:
@@ -33,7 +26,7 @@ def test_a_rule_that_says_something_else_fails_its_test(prometheus: Path, tmp_pa
     assert changed != text
     (tmp_path / RULES.name).write_text(changed, encoding="utf-8")
     with pytest.raises(AssertionError, match="HoneStoreNearlyFull"):
-        _promtool(prometheus, "test", "rules", UNIT_TESTS.name, cwd=tmp_path)
+        promtool(prometheus, "test", "rules", UNIT_TESTS.name, cwd=tmp_path)
 
 
 def test_every_alert_is_seen_to_come_in_a_test() -> None:
@@ -63,4 +56,4 @@ def test_prometheus_takes_the_configuration_that_compose_mounts(prometheus: Path
     key.write_text("key")
     text = (ROOT / "observability" / "prometheus.yaml").read_text(encoding="utf-8")
     (tmp_path / "prometheus.yaml").write_text(text.replace("/keys/api-key", str(key)), encoding="utf-8")
-    _promtool(prometheus, "check", "config", "prometheus.yaml", cwd=tmp_path)
+    promtool(prometheus, "check", "config", "prometheus.yaml", cwd=tmp_path)

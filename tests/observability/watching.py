@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ def expressions(path: Path) -> list[str]:
     """Of a dashboard's panels, with Grafana's variables filled in."""
     targets = [target["expr"] for panel in dashboard(path)["panels"] for target in panel["targets"]]
     return [_filled(expression) for expression in targets]
+
+
+def promtool(prometheus: Path, *arguments: str, cwd: Path) -> None:
+    """Run it in a folder; AssertionError with what it says when it is not content."""
+    command = [str(prometheus / "promtool"), *arguments]
+    finished = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
 def metrics_of(expression: str) -> set[str]:

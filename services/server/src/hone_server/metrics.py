@@ -1,8 +1,12 @@
 """Hone's own metrics, beside vLLM's at `/metrics`. vLLM drops whatever begins with `vllm:`."""
 
+from typing import Literal, get_args
+
 from prometheus_client import Counter, Gauge, Histogram
 
 from hone_server.gate import Verdict
+
+SwapResult = Literal["swapped", "refused", "crowded", "lost"]
 
 REQUESTS = Counter("hone_requests", "Requests of a known key, by final status", ["key", "route", "status"])
 TOKENS = Counter("hone_tokens", "Tokens of prompts and of answers", ["key", "kind"])
@@ -20,7 +24,7 @@ _DRAIN = Histogram("hone_drain_seconds", "Until the old version's last answer ha
 _SWAP = Histogram("hone_swap_seconds", "From then until the new version answered", buckets=_SECONDS)
 _STORE_SIZE = Gauge("hone_store_size_bytes", "Of the volume that the store is on; NaN: it is gone")
 _STORE_FREE = Gauge("hone_store_free_bytes", "Free on it; NaN: it is gone")
-for _result in ("swapped", "refused", "crowded", "lost"):
+for _result in get_args(SwapResult):
     # The first of its kind is an increase only if there was a 0 before it.
     _SWAPS.labels(_result)
 
@@ -39,7 +43,7 @@ def record_model(name: str, version: str, digest: str) -> None:
     _MODEL.labels(name, version, digest).set(1)
 
 
-def record_swap(result: str, drain_seconds: float | None, swap_seconds: float | None) -> None:
+def record_swap(result: SwapResult, drain_seconds: float | None, swap_seconds: float | None) -> None:
     """One attempt. A time that is None was not reached."""
     _SWAPS.labels(result).inc()
     if drain_seconds is not None:
