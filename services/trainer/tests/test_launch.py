@@ -12,6 +12,7 @@ import pytest
 from hone_contract.errors import BadConfiguration
 from hone_trainer import launch
 from hone_trainer.launch import check_alone, choose
+from hone_trainer.node import ALONE
 
 pytestmark = pytest.mark.chain
 
@@ -58,7 +59,7 @@ def test_each_process_is_told_its_place(tmp_path: Path) -> None:
 
 def test_the_threads_that_were_chosen_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    assert launch._environment(os.environ, 0, 2, 1)["OMP_NUM_THREADS"] == "7"
+    assert launch._environment(os.environ, 0, 2, ALONE)["OMP_NUM_THREADS"] == "7"
 
 
 def test_the_first_process_is_handed_the_door_that_the_others_come_to(tmp_path: Path) -> None:

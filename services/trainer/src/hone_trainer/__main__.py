@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from hone_contract.artifact import open_artifact, write_atomically
 from hone_contract.edge import Parser, run
-from hone_contract.errors import BadConfiguration
+from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.events import Reporter
 from hone_contract.model_files import CHAT_TEMPLATE, sha256_of
 from hone_contract.store import Store
@@ -42,6 +42,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     _add_import_base(commands)
+    _add_check(commands)
     _add_prepare(commands)
     _add_preview(commands)
     _add_plan(commands)
@@ -59,6 +60,14 @@ def _add_import_base(commands: Commands) -> None:
     command.add_argument("--name", help="its name in the store (default: the Hub id, or the folder's name)")
     command.add_argument("--revision", help="branch, tag or commit on the Hub")
     command.set_defaults(act=_import_base)
+
+
+def _add_check(commands: Commands) -> None:
+    command = commands.add_parser("check", help="say whether a file can be learned from, or which lines not")
+    command.add_argument("file", type=Path, help="records; JSON lines where its name has no ending")
+    command.add_argument("--json", action="store_true", help="write one line of JSON")
+    command.add_argument("--records", type=_count, metavar="N", help="look at the first N only")
+    command.set_defaults(act=_check)
 
 
 def _add_prepare(commands: Commands) -> None:
@@ -179,6 +188,15 @@ def _import_base(options: argparse.Namespace, store: Store) -> None:
     Reporter("trainer").tell("base_ready", f"base {base.manifest.id} from {source}", id=base.manifest.id)
 
 
+def _check(options: argparse.Namespace, _: Store) -> None:
+    from hone_trainer.data.check import as_json, as_text, check
+
+    found = check(options.file, options.records)
+    print(as_json(found) if options.json else as_text(found), flush=True)
+    if not found.is_good:
+        sys.exit(BadInput.exit_code)
+
+
 def _prepare(options: argparse.Namespace, store: Store) -> None:
     from hone_trainer.plan import prepare_data
 
@@ -232,7 +250,8 @@ def _train(options: argparse.Namespace, store: Store) -> None:
 def _train_run(options: argparse.Namespace, store: Store) -> None:
     # TRL tells its makers of every run; whoever wants that sets the variable to 0.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    from hone_trainer.launch import end_with_launcher, launch, rank, same_command, world
+    from hone_trainer.launch import end_with_launcher, is_launched, launch, rank, same_command, world
+    from hone_trainer.node import this_node
     from hone_trainer.reporting.exporter import metrics_address
 
     end_with_launcher()
@@ -243,6 +262,9 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
         with losing_none():
             join()
             plan, processes = first_does(lambda: _plan_run(options, store))
+    elif (node := this_node()).count > 1 and not is_launched():
+        # One of all machines plans, when they have met: each would otherwise fetch the base.
+        sys.exit(launch(same_command(), _processes_here(options), node))
     else:
         plan, processes = _plan_run(options, store)
         if processes > 1:
@@ -257,7 +279,12 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
     if rank() == 0:
         if options.run_id_file is not None:
             write_atomically(options.run_id_file, plan.run_id + "\n")
-        print(plan.run_id)
+        print(plan.run_id, flush=True)
+    if world() > 1:
+        from hone_trainer.training.ranks import losing_none, stay_for_the_first
+
+        with losing_none():
+            stay_for_the_first()
 
 
 def _check_backend(options: argparse.Namespace) -> None:
@@ -267,6 +294,19 @@ def _check_backend(options: argparse.Namespace) -> None:
 
     if (spec := load_run_spec(options.spec)).backend == "unsloth":
         import_unsloth(spec)
+
+
+def _processes_here(options: argparse.Namespace) -> int:
+    """How many are to train on this machine, which is one of several."""
+    from hone_contract.spec_file import load_run_spec
+    from hone_trainer.launch import check_alone, choose
+    from hone_trainer.node import processes_here, this_node
+
+    if (backend := load_run_spec(options.spec).backend) == "unsloth":
+        check_alone(backend, this_node().count)
+    import torch
+
+    return choose(options.processes or processes_here(), torch.cuda.device_count())
 
 
 def _plan_run(options: argparse.Namespace, store: Store) -> tuple["Plan", int]:

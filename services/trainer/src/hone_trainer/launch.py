@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 
 from pydantic import JsonValue
 
 from hone_contract.errors import BadConfiguration, RetryableFailure
 from hone_contract.events import Level, Reporter
+from hone_trainer.node import ALONE, Node
 
 DOOR = "HONE_RENDEZVOUS_FD"
 """Of the first process: the socket, bound already, at which the others find it."""
@@ -86,25 +87,29 @@ def check_alone(backend: str, asked: int | None) -> None:
         )
 
 
-def launch(command: Sequence[str], processes: int) -> int:
+def launch(command: Sequence[str], processes: int, node: Node = ALONE) -> int:
     """Run `command` in so many processes on this machine until all have ended; the exit code for them all.
 
-    SIGTERM and SIGINT are handed on to each. When one fails, the others are ended, and the code is that of
-    the failure; processes that only lost the others, or were ended, do not count.
+    Of several machines, each launches as many. SIGTERM and SIGINT are handed on to each. When one fails, the
+    others are ended, and the code is that of the failure; processes that only lost the others, or were
+    ended, do not count.
     """
     with ExitStack() as stack:
         door = stack.enter_context(socket.socket())
-        door.bind(("127.0.0.1", 0))
-        door.listen()
+        if node.count == 1:
+            door.bind(("127.0.0.1", 0))
+            door.listen()
+            node = replace(node, port=door.getsockname()[1])
         held, kept = os.pipe()
         stack.callback(os.close, kept)
         team = _Team()
         stack.callback(team.kill)
         stack.enter_context(team.handling_signals())
         for number in range(processes):
-            environment = _environment(os.environ, number, processes, door.getsockname()[1])
-            descriptors = {_LAUNCHER: held} | ({DOOR: door.fileno()} if number == 0 else {})
-            team.begin(command, environment, descriptors)
+            # On other machines nobody has the socket: there the first process opens its own.
+            doors = {DOOR: door.fileno()} if node.count == 1 and number == 0 else {}
+            environment = _environment(os.environ, number, processes, node)
+            team.begin(command, environment, {_LAUNCHER: held, **doors})
         # Only they hold them now: what one of them closes is closed.
         os.close(held)
         door.close()
@@ -144,15 +149,15 @@ def _number(name: str, otherwise: int) -> int:
     return int(text)
 
 
-def _environment(ours: Mapping[str, str], number: int, processes: int, port: int) -> dict[str, str]:
-    """Of the process with this number; the cores are shared out, unless the user did."""
+def _environment(ours: Mapping[str, str], number: int, processes: int, node: Node) -> dict[str, str]:
+    """Of the process with this number here; the cores are shared out, unless the user did."""
     theirs = {
-        "RANK": number,
+        "RANK": node.number * processes + number,
         "LOCAL_RANK": number,
-        "WORLD_SIZE": processes,
+        "WORLD_SIZE": node.count * processes,
         "LOCAL_WORLD_SIZE": processes,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
+        "MASTER_ADDR": node.address,
+        "MASTER_PORT": node.port,
     }
     share = {"OMP_NUM_THREADS": str(threads(processes))}
     return share | dict(ours) | {name: str(value) for name, value in theirs.items()}

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -24,8 +25,14 @@ _WORK = timedelta(hours=12)
 """For what they wait for while the first one works: it fetches a base, prepares data, writes to a disk."""
 _LOST = re.compile(r"gloo|NCCL|TCPStore|Connection (closed|reset)|Broken pipe")
 
+_FAREWELL = 10.0
+"""Seconds that the first one waits for the others to hear that it has ended its work."""
+_EVERY = 0.2
+
 _patient: list[Any] = []
 """The group of all processes that waits so long."""
+_meeting: list[Any] = []
+"""Where they found each other: it lives as long as the first one does, which may outlive the group."""
 
 
 def world() -> int:
@@ -48,9 +55,10 @@ def join() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(launch.threads(launch.world_here())))
     if on_gpu:
         _take_gpu(int(os.environ.get("LOCAL_RANK", "0")))
+    _meeting.append(_store())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=_store(),
+        store=_meeting[0],
         rank=launch.rank(),
         world_size=launch.world(),
         timeout=_STEP,
@@ -63,6 +71,24 @@ def leave() -> None:
     if _patient:
         _patient.clear()
         dist.destroy_process_group()
+
+
+def stay_for_the_first() -> None:
+    """Wait until the first process has ended its work; it waits until all others know.
+
+    If it is begun again because it failed while it proved or sealed, it needs the others again, and on
+    other machines nobody begins those again that ended well.
+    """
+    store = _meeting[0]
+    if launch.rank() > 0:
+        while not store.check(["ended"]):
+            time.sleep(_EVERY)
+        store.add("heard", 1)
+        return
+    store.set("ended", "1")
+    until = time.monotonic() + _FAREWELL
+    while store.add("heard", 0) < launch.world() - 1 and time.monotonic() < until:
+        time.sleep(_EVERY / 10)
 
 
 def first_does(work: Callable[[], Done]) -> Done:
