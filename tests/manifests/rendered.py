@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -28,14 +29,54 @@ KUSTOMIZATIONS = [folder for folder in _FOLDERS if folder not in COMPONENTS]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in K8S.glob("*.yaml"))
 CHAT = "kubectl run hone-chat"
 DEMO = "k8s/overlays/cpu-demo"
+SERVING = "k8s/overlays/gpu"
+TRAINING = "k8s/overlays/gpu/training"
+MULTINODE = "k8s/overlays/gpu-multinode"
 _WITH = " with "
-_BUILT_UPON = [DEMO, "k8s/overlays/gpu", "k8s/overlays/gpu/training"]
+_BUILT_UPON = [DEMO, SERVING, TRAINING]
+# Elsewhere there is nothing for it to do. What is left out here belongs to all of them.
+_ONLY_UPON = {
+    name: overlays
+    for names, overlays in (
+        ("autoscaling autoscaling-keda gateway ingress spread", [DEMO, SERVING]),
+        ("hub-egress kueue training-metrics", [DEMO, TRAINING]),
+        ("kubeflow multinode", [TRAINING]),
+    )
+    for name in names.split()
+}
+# What takes the place of another one.
+_INSTEAD = {"kubeflow": ["multinode"], "autoscaling-keda": ["autoscaling"]}
+# As docs/run-on-kubernetes.md says; any other order does as well for the others.
+_LATE = ["ingress", "gateway", "kubeflow"]
+
+
+def upon(overlay: str, *names: str) -> str:
+    """The source that is an overlay with components of these names, in the order that the guide says."""
+    ordered = sorted(names, key=lambda name: _LATE.index(name) if name in _LATE else -1)
+    return f"{overlay}{_WITH}{','.join(f'k8s/components/{name}' for name in ordered)}"
+
+
+def all_upon(overlay: str) -> list[str]:
+    """Everything that goes together: without what takes another one's place, and with it."""
+    fitting = _fitting(overlay)
+    replaced = {name for new in fitting for name in _INSTEAD.get(new, [])}
+    return [
+        upon(overlay, *(name for name in fitting if name not in left_out))
+        for left_out in (_INSTEAD.keys(), replaced)
+    ]
+
+
+def _fitting(overlay: str) -> list[str]:
+    names = [folder.removeprefix("k8s/components/") for folder in COMPONENTS]
+    return [name for name in names if overlay in _ONLY_UPON.get(name, _BUILT_UPON)]
+
+
 COMBINATIONS = [
-    f"{overlay}{_WITH}{','.join(components)}"
+    source
     for overlay in _BUILT_UPON
-    for components in [*([each] for each in COMPONENTS), COMPONENTS]
+    for source in [*(upon(overlay, name) for name in _fitting(overlay)), *all_upon(overlay)]
 ]
-"""Each component alone and all of them, upon what is applied."""
+"""Each component alone and all that go together, upon what is applied."""
 SOURCES = [*KUSTOMIZATIONS, *FILES, CHAT, *COMBINATIONS]
 
 
@@ -80,12 +121,18 @@ def objects(source: str) -> list[Object]:
 
 
 def _combined(source: str) -> str:
-    overlay, components = overlay_of(source), source.partition(_WITH)[2]
+    return built([overlay_of(source)], source.partition(_WITH)[2].split(","))
+
+
+def built(resources: list[str], components: list[str], **more: Any) -> str:
+    """What a kustomization of a user's own makes, beside the overlays."""
     with tempfile.TemporaryDirectory() as folder:
         # kustomize wants them relative to the file that names them.
-        there = [os.path.relpath(ROOT / each, folder) for each in (overlay, *components.split(","))]
-        wanted = {"resources": there[:1], "components": there[1:]}
-        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(wanted), encoding="utf-8")
+        there = {
+            name: [os.path.relpath(ROOT / each, folder) for each in paths]
+            for name, paths in (("resources", resources), ("components", components))
+        }
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(there | more), encoding="utf-8")
         return kubectl("kustomize", folder)
 
 
@@ -96,9 +143,23 @@ def of_kind(source: str, *kinds: str) -> list[Object]:
 def pods(source: str) -> Iterator[tuple[str, Object, Object]]:
     """Where each pod is said, its metadata and its spec."""
     for each in objects(source):
-        pod = each if each["kind"] == "Pod" else each.get("spec", {}).get("template")
+        pod = _pod_of(each)
         if pod is not None:
             yield f"{source}: {each['kind']} {each['metadata']['name']}", pod.get("metadata", {}), pod["spec"]
+
+
+def job_of(runtime: Object) -> Object:
+    """The template of the Job that Kubeflow makes."""
+    (replicated,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    template: Object = replicated["template"]
+    return template
+
+
+def _pod_of(each: Object) -> Object | None:
+    if each["kind"] == "Pod":
+        return each
+    spec: Object = job_of(each)["spec"] if each["kind"] == "TrainingRuntime" else each.get("spec", {})
+    return spec.get("template")
 
 
 def containers(source: str) -> Iterator[Container]:
@@ -120,6 +181,21 @@ def kubectl(*arguments: str) -> str:
     finished = subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert finished.returncode == 0, f"kubectl {shlex.join(arguments)}: {finished.stderr}"
     return finished.stdout
+
+
+def selects(selector: Object, labels: Object) -> bool:
+    """As Kubernetes matches labels; operators that are used here alone."""
+    wanted = selector.get("matchLabels", {}).items() <= labels.items()
+    return wanted and all(
+        each["operator"] == "In" and labels.get(each["key"]) in each["values"]
+        for each in selector.get("matchExpressions", [])
+    )
+
+
+def yaml_of(page: Path) -> list[Object]:
+    """What a page shows as YAML."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [each for block in blocks for each in yaml.safe_load_all(block)]
 
 
 def chat_commands(page: Path) -> list[list[str]]:

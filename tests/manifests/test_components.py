@@ -3,16 +3,27 @@
 from typing import Any
 
 import pytest
-from rendered import CHAT, COMPONENTS, DEMO, FILES, ROOT, Object, containers, objects, of_kind, pods
+from rendered import (
+    CHAT,
+    COMBINATIONS,
+    COMPONENTS,
+    DEMO,
+    FILES,
+    ROOT,
+    SERVING,
+    TRAINING,
+    Object,
+    all_upon,
+    containers,
+    objects,
+    of_kind,
+    pods,
+    selects,
+    upon,
+)
 
-TRAINING = "k8s/overlays/gpu/training"
-SERVING = "k8s/overlays/gpu"
-POLICIES = f"{DEMO} with {','.join(COMPONENTS)}"
+POLICIES = all_upon(DEMO)[0]
 DNS = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
-
-
-def _with(overlay: str, *names: str) -> str:
-    return f"{overlay} with {','.join(f'k8s/components/{name}' for name in names)}"
 
 
 def test_every_component_is_in_the_guide() -> None:
@@ -25,9 +36,9 @@ def test_every_component_is_in_the_guide() -> None:
 
 @pytest.mark.parametrize("overlay", [DEMO, SERVING])
 def test_the_servers_monitor_finds_its_service_and_shows_its_key(overlay: str) -> None:
-    source = _with(overlay, "monitoring")
+    source = upon(overlay, "monitoring")
     (monitor,), (service,) = of_kind(source, "ServiceMonitor"), of_kind(source, "Service")
-    assert _selects(monitor["spec"]["selector"], service["metadata"]["labels"])
+    assert selects(monitor["spec"]["selector"], service["metadata"]["labels"])
     (endpoint,) = monitor["spec"]["endpoints"]
     assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
     (server,) = (each for each in containers(source) if each.serves)
@@ -37,11 +48,11 @@ def test_the_servers_monitor_finds_its_service_and_shows_its_key(overlay: str) -
 
 @pytest.mark.parametrize("overlay", [DEMO, TRAINING])
 def test_the_monitor_of_training_finds_a_port_at_which_the_trainer_answers(overlay: str) -> None:
-    source = _with(overlay, "monitoring", "training-metrics")
+    source = upon(overlay, "monitoring", "training-metrics")
     (monitor,) = of_kind(source, "PodMonitor")
     (trainer,) = (each for each in containers(source) if each.image == "hone-trainer")
     (labels,) = (metadata["labels"] for _, metadata, pod in pods(source) if pod is trainer.pod)
-    assert _selects(monitor["spec"]["selector"], labels)
+    assert selects(monitor["spec"]["selector"], labels)
     (port,) = trainer.spec["ports"]
     assert [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]] == [port["name"]]
     environment = {each["name"]: each.get("value") for each in trainer.spec["env"]}
@@ -51,13 +62,13 @@ def test_the_monitor_of_training_finds_a_port_at_which_the_trainer_answers(overl
 
 @pytest.mark.parametrize("overlay", [DEMO, TRAINING])
 def test_only_the_trainer_gets_the_port(overlay: str) -> None:
-    source = _with(overlay, "training-metrics")
+    source = upon(overlay, "training-metrics")
     ports = {each.image for each in containers(source) if "metrics" in str(each.spec.get("ports"))}
     assert ports == {"hone-trainer"}
 
 
 def test_the_dashboards_are_where_grafana_looks_for_them() -> None:
-    (dashboards,) = of_kind(_with(SERVING, "monitoring"), "ConfigMap")
+    (dashboards,) = of_kind(upon(SERVING, "monitoring"), "ConfigMap")
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert dashboards["data"].keys() == {"serving.json", "training.json"}
 
@@ -71,17 +82,17 @@ def test_every_pod_is_denied_whatever_is_not_allowed() -> None:
     assert not deny.keys() & {"ingress", "egress"}
     for source in (POLICIES, TRAINING, SERVING, CHAT, *FILES):
         for where, metadata, _ in pods(source):
-            assert _selects(deny["podSelector"], metadata["labels"]), where
+            assert selects(deny["podSelector"], metadata["labels"]), where
 
 
 def test_the_chat_may_ask_the_server_and_the_server_nobody() -> None:
     chat, server = _labels(CHAT, "hone-chat"), _labels(DEMO, "hone-server")
-    (rule,) = _policy("hone-server")["ingress"]
-    assert any(_selects(peer["podSelector"], chat) for peer in rule["from"])
+    (rule,) = _policy("hone-server", upon(DEMO, "network-policy"))["ingress"]
+    assert any(selects(peer["podSelector"], chat) for peer in rule["from"])
     assert rule["ports"] == [{"port": "http"}]
     there, names = _going_out(chat)
-    assert _selects(_policy("hone-chat")["podSelector"], chat)
-    assert _selects(there["to"][0]["podSelector"], server)
+    assert selects(_policy("hone-chat")["podSelector"], chat)
+    assert selects(there["to"][0]["podSelector"], server)
     assert names["ports"] == DNS
     assert _going_out(server) == []
 
@@ -89,7 +100,7 @@ def test_the_chat_may_ask_the_server_and_the_server_nobody() -> None:
 @pytest.mark.parametrize("image", ["hone-trainer", "hone-merger"])
 def test_training_may_look_up_names_and_the_merger_not_even_that(image: str) -> None:
     labels = _labels(DEMO, image)
-    plain = _with(DEMO, "network-policy")
+    plain = upon(DEMO, "network-policy")
     allowed = [rule["ports"] for rule in _going_out(labels, plain)]
     assert allowed == ([DNS] if image == "hone-trainer" else [])
 
@@ -106,8 +117,8 @@ def test_the_hub_is_reached_by_https_and_never_by_an_address_of_the_cluster() ->
         assert block["except"], block
 
 
-def _policy(name: str) -> dict[str, Any]:
-    (policy,) = (each for each in of_kind(POLICIES, "NetworkPolicy") if each["metadata"]["name"] == name)
+def _policy(name: str, source: str = POLICIES) -> dict[str, Any]:
+    (policy,) = (each for each in of_kind(source, "NetworkPolicy") if each["metadata"]["name"] == name)
     spec: dict[str, Any] = policy["spec"]
     return spec
 
@@ -117,7 +128,7 @@ def _going_out(labels: Object, source: str = POLICIES) -> list[Object]:
     return [
         rule
         for each in of_kind(source, "NetworkPolicy")
-        if _selects(each["spec"]["podSelector"], labels)
+        if selects(each["spec"]["podSelector"], labels)
         for rule in each["spec"].get("egress", [])
     ]
 
@@ -131,27 +142,88 @@ def _labels(source: str, image: str) -> Object:
     return found
 
 
-def _selects(selector: Object, labels: Object) -> bool:
-    """As Kubernetes matches labels; operators that are used here alone."""
-    wanted = selector.get("matchLabels", {}).items() <= labels.items()
-    return wanted and all(
-        each["operator"] == "In" and labels.get(each["key"]) in each["values"]
-        for each in selector.get("matchExpressions", [])
-    )
-
-
 def test_a_selector_is_read_as_kubernetes_reads_it() -> None:
     selector = {
         "matchLabels": {"a": "1"},
         "matchExpressions": [{"key": "b", "operator": "In", "values": ["2"]}],
     }
-    assert _selects(selector, {"a": "1", "b": "2", "c": "3"})
-    assert not _selects(selector, {"a": "1", "b": "3"})
-    assert not _selects(selector, {"b": "2"})
-    assert _selects({}, {"any": "thing"})
+    assert selects(selector, {"a": "1", "b": "2", "c": "3"})
+    assert not selects(selector, {"a": "1", "b": "3"})
+    assert not selects(selector, {"b": "2"})
+    assert selects({}, {"any": "thing"})
 
 
-def test_objects_of_components_belong_to_hone() -> None:
-    for each in objects(POLICIES):
+@pytest.mark.parametrize("source", COMBINATIONS)
+def test_objects_of_components_belong_to_hone(source: str) -> None:
+    for each in objects(source):
         labels = each["metadata"].get("labels", {})
-        assert labels.get("app.kubernetes.io/part-of") == "hone", each["metadata"]["name"]
+        generated = each["metadata"]["name"].startswith("hone-run-my-model-1-")
+        assert labels.get("app.kubernetes.io/part-of") == "hone" or generated, each["metadata"]["name"]
+
+
+# -- from outside ----------------------------------------------------------------------------------
+
+OUTSIDE = pytest.mark.parametrize(("component", "kind"), [("ingress", "Ingress"), ("gateway", "HTTPRoute")])
+
+
+@OUTSIDE
+@pytest.mark.parametrize("overlay", [DEMO, SERVING])
+def test_what_comes_from_outside_gets_to_the_servers_service(component: str, kind: str, overlay: str) -> None:
+    source = upon(overlay, component)
+    ((path, name, port),) = _ways(*of_kind(source, kind))
+    (service,) = of_kind(source, "Service")
+    assert name == service["metadata"]["name"]
+    assert {port} <= {each[key] for each in service["spec"]["ports"] for key in ("name", "port")}
+    # Metrics and readiness are for the cluster.
+    assert path == "/v1"
+
+
+@pytest.mark.parametrize("component", ["ingress", "gateway"])
+def test_a_policy_that_is_there_is_opened_for_it_and_none_is_made(component: str) -> None:
+    assert of_kind(upon(DEMO, component), "NetworkPolicy") == []
+    chat, new = _policy("hone-server", upon(DEMO, "network-policy", component))["ingress"]
+    assert chat == _policy("hone-server", upon(DEMO, "network-policy"))["ingress"][0]
+    (peer,) = new["from"]
+    assert peer["namespaceSelector"]["matchLabels"].keys() == {"kubernetes.io/metadata.name"}
+    assert new["ports"] == [{"port": "http"}]
+
+
+def test_a_long_answer_is_not_cut_off() -> None:
+    (ingress,) = of_kind(upon(SERVING, "ingress"), "Ingress")
+    nginx = {name.rpartition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
+    assert nginx["proxy-buffering"] == "off"
+    assert int(nginx["proxy-read-timeout"]) >= 3600
+    (route,) = of_kind(upon(SERVING, "gateway"), "HTTPRoute")
+    assert [rule["timeouts"] for rule in route["spec"]["rules"]] == [{"request": "0s"}]
+
+
+def test_what_leaves_the_cluster_is_encrypted() -> None:
+    (ingress,) = of_kind(upon(SERVING, "ingress"), "Ingress")
+    hosts = {host for each in ingress["spec"]["tls"] for host in each["hosts"]}
+    assert hosts == {rule["host"] for rule in ingress["spec"]["rules"]}
+
+
+def _ways(outside: Object) -> list[tuple[str, str, str | int]]:
+    """Path, Service and port of everything that it leads to."""
+    rules = outside["spec"]["rules"]
+    if outside["kind"] == "HTTPRoute":
+        return [
+            (match["path"]["value"], backend["name"], backend["port"])
+            for rule in rules
+            for match in rule["matches"]
+            for backend in rule["backendRefs"]
+        ]
+    found = [(each["path"], each["backend"]["service"]) for rule in rules for each in rule["http"]["paths"]]
+    return [(path, service["name"], next(iter(service["port"].values()))) for path, service in found]
+
+
+# -- the namespace ---------------------------------------------------------------------------------
+
+
+def test_the_namespace_is_held_to_what_the_pods_keep_to() -> None:
+    (namespace,) = of_kind(upon(DEMO, "pod-security"), "Namespace")
+    labels = namespace["metadata"]["labels"]
+    modes = {name: labels[f"pod-security.kubernetes.io/{name}"] for name in ("enforce", "audit", "warn")}
+    assert set(modes.values()) == {"restricted"}
+    guide = (ROOT / "docs" / "run-on-kubernetes.md").read_text(encoding="utf-8")
+    assert f"kubectl create namespace {namespace['metadata']['name']}\n" in guide
