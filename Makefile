@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := contract/src services/*/src
 
-.PHONY: help install demo check test test-containers test-full images bench bench-data bench-merge bench-swap bench-serve lock schemas rules faq clean
+.PHONY: help install demo check test test-containers test-cluster test-full images bench bench-data bench-merge bench-swap bench-serve lock schemas rules faq clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -38,6 +38,9 @@ test: check ## Everything that CI runs: check, the real chain, and the container
 
 test-containers: install ## Build the images and run compose.yaml for real; starts an engine where there is none (root)
 	@HONE_TEST_ENGINE=start $(BIN)/python -m pytest -q -m containers
+
+test-cluster: install ## Drill Hone on the cluster that KUBECONFIG names; DRILL="--images PREFIX:TAG …"
+	@$(BIN)/python -m pytest -q -s -m cluster tests/cluster $(DRILL)
 
 test-full: test test-containers ## Longer drills as well
 	@$(BIN)/python -m pytest -q -m full

@@ -27,6 +27,7 @@ TARGETS: dict[str, list[str]] = {
     "merger": ["services/merger"],
     "server": ["services/server[cpu]"],
     "chat-cli": ["services/chat-cli"],
+    "api": ["services/api"],
 }
 DEVELOPMENT = [
     "hatchling==1.27.0",
@@ -38,6 +39,8 @@ DEVELOPMENT = [
 ]
 # What the tests need beside it: all cores, generated inputs, process trees, Kubernetes' schemas.
 DEVELOPMENT += ["pytest-xdist>=3", "hypothesis>=6", "psutil>=7", "kubernetes-validate>=1.37,<2"]
+# A Kubernetes API to answer the drill, and requests that an OpenAPI page allows.
+DEVELOPMENT += ["kmock>=0.8,<0.9", "schemathesis>=4.32,<5"]
 # The lightest tracker that a run can report to.
 DEVELOPMENT += ["tensorboardX>=2.6"]
 
