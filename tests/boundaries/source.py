@@ -12,6 +12,7 @@ SERVICES = {
     "merger": "hone_merger",
     "server": "hone_server",
     "chat-cli": "hone_chat",
+    "api": "hone_api",
 }
 CONTRACT = "hone_contract"
 

@@ -1,0 +1,1 @@
+"""OpenAI's Files and Fine-tuning API on one's own GPUs."""

@@ -1,0 +1,1 @@
+"""What outlives the process: tables, and transactions upon them."""

@@ -1,0 +1,125 @@
+"""The loop that brings every job on. All that it knows is in the database and with the launcher, so it may be
+killed at any point: the next one looks at the same things and goes on."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from hone_api import metrics
+from hone_api.database.tables import File, Job
+from hone_api.files.checking import check_files
+from hone_api.files.expiry import expire_files
+from hone_api.jobs import queue, states
+from hone_api.jobs.running import Running
+from hone_api.jobs.sharing import Sharing
+from hone_api.jobs.stages import IMPORT
+from hone_api.launcher.stages import Launcher
+from hone_api.services import Services
+from hone_contract.errors import HoneError
+
+_EVERY = 1.0
+_END_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Reconciler:
+    """One for each database."""
+
+    services: Services
+    launcher: Launcher
+    slots: int
+    gpus: Sequence[str] = ()
+
+    def tick(self) -> None:
+        """One look at everything that is not as it should be."""
+        for work in (self._check_files, self._expire_files, self._jobs, self._sharing.look, self._count):
+            self._guarded(work)
+
+    def _jobs(self) -> None:
+        with self.services.database.reading() as session:
+            wanted = select(Job).where(or_(Job.status.in_(states.ACTIVE), Job.slot.is_not(None)))
+            jobs = [*session.scalars(wanted.order_by(Job.number))]
+            # Checkpoints become adapters when there is time for it: one at a time, the oldest job's first.
+            succeeded = select(Job).where(Job.status == states.SUCCEEDED, Job.stage == IMPORT)
+            jobs += session.scalars(succeeded.order_by(Job.number).limit(1))
+            session.expunge_all()
+        for job in jobs:
+            self._guarded(lambda job=job: self._advance(job))  # type: ignore[misc]
+
+    def _advance(self, job: Job) -> None:
+        running = Running(self.services, self.launcher, self.gpus)
+        if job.status == states.RUNNING or job.stage == IMPORT:
+            running.advance(job)
+        elif job.slot is not None:
+            running.settle(job)
+        elif job.status == states.VALIDATING:
+            queue.validate(self.services, job)
+        elif job.status == states.QUEUED:
+            queue.start(self.services, job, self.slots, self._sharing)
+
+    @property
+    def _sharing(self) -> Sharing:
+        return Sharing(self.services, self.launcher)
+
+    def _check_files(self) -> None:
+        check_files(self.services, self.launcher)
+
+    def _expire_files(self) -> None:
+        expire_files(self.services)
+
+    def _count(self) -> None:
+        with self.services.database.reading() as session:
+            counts = dict(
+                session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples().all()
+            )
+            oldest = session.scalar(select(func.min(Job.created_at)).where(Job.status == states.QUEUED))
+            size = session.scalar(select(func.coalesce(func.sum(File.bytes), 0)))
+        for status in (*states.FINAL, *states.ACTIVE, states.PAUSED):
+            metrics.JOBS.labels(status).set(counts.get(status, 0))
+        metrics.QUEUE_SECONDS.set(time.time() - oldest if oldest else 0)
+        metrics.FILE_BYTES.set(float(size or 0))
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """A failure of one thing, or of the database for a while, is tried again at the next look."""
+        try:
+            work()
+        except (SQLAlchemyError, HoneError, OSError) as error:
+            told = f"{type(error).__name__}: {error}"
+            self.services.reporter.tell("reconcile_failed", told, level="error")
+
+    def run(self, stop: threading.Event) -> None:
+        last = time.monotonic()
+        while not stop.is_set():
+            self.tick()
+            now = time.monotonic()
+            metrics.LAG_SECONDS.set(now - last)
+            last = now
+            self.services.wake.wait(_EVERY)
+            self.services.wake.clear()
+
+
+@contextmanager
+def reconciling(reconciler: Reconciler, failed: Callable[[], None]) -> Iterator[None]:
+    """In a thread beside the routes; `failed` is called if it ends by a mistake of ours."""
+    stop = threading.Event()
+
+    def work() -> None:
+        try:
+            reconciler.run(stop)
+        finally:
+            if not stop.is_set():
+                failed()
+
+    thread = threading.Thread(target=work, name="reconcile", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        reconciler.services.wake.set()
+        thread.join(_END_SECONDS)

@@ -1,0 +1,88 @@
+"""What a job's stages run, and what the end of one means."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hone_api.database.tables import Job
+from hone_api.jobs.workspace import Workspace
+from hone_api.launcher.stages import Command, State
+from hone_api.settings import Settings
+from hone_contract.errors import BadConfiguration, BadInput, RetryableFailure
+
+TRAIN, MERGE, DEPLOY, IMPORT, END = "train", "merge", "deploy", "import", "end"
+_TAIL = 64 * 1024
+_SHOWN = 2000
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a stage ended without its result."""
+
+    code: str
+    message: str
+    param: str | None = None
+    may_pass: bool = False
+    """Whether the same command may succeed when it is begun again."""
+
+
+def stage_name(job: Job) -> str:
+    """By which a launcher knows it. Every attempt has its own, so an old end is never taken for a new one."""
+    return f"{job.id}/{job.attempt}-{job.stage}"
+
+
+def train_command(settings: Settings, workspace: Workspace, gpu: str | None) -> Command:
+    """`gpu` is what CUDA_VISIBLE_DEVICES is to be. None: there are no GPUs to choose from."""
+    begins = settings.command("train")
+    chosen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}
+    return _on_store(
+        settings, [*begins, str(workspace.spec), "--run-id-file", str(workspace.run_id_file)], chosen
+    )
+
+
+def import_command(settings: Settings, checkpoint: Path, base: str, name: str) -> Command:
+    """Makes an adapter with probes of a checkpoint, so that a server can prove it."""
+    begins = settings.command("import")
+    return _on_store(settings, [*begins, str(checkpoint), "--base", base, "--name", name])
+
+
+def merge_command(settings: Settings, run_id: str, name: str) -> Command:
+    begins = settings.command("merge")
+    return _on_store(settings, [*begins, run_id, "--name", name])
+
+
+def failure_of(state: State, output: Path) -> Failure | None:
+    """None: it did what it should."""
+    if state.code == 0:
+        return None
+    told = _last_error(output)
+    if state.code is None:
+        return Failure("server_error", "The process was lost, with its machine or by force", may_pass=True)
+    if state.code == BadInput.exit_code:
+        return Failure(
+            "invalid_training_file",
+            f"The job failed due to an invalid training file. {told}",
+            "training_file",
+        )
+    if state.code == BadConfiguration.exit_code:
+        return Failure("invalid_configuration", told)
+    # From 128 on it was ended by a signal: killed for memory, or with its machine.
+    may_pass = state.code == RetryableFailure.exit_code or state.code >= 128
+    return Failure("server_error", told or f"The process ended with {state.code}", may_pass=may_pass)
+
+
+def _on_store(settings: Settings, arguments: Sequence[str], more: dict[str, str] | None = None) -> Command:
+    return Command(arguments, {"HONE_STORE": str(settings.store.resolve()), **(more or {})})
+
+
+def _last_error(output: Path) -> str:
+    """What the command said for people: the line that begins with `error: `, and those indented below it."""
+    try:
+        with output.open("rb") as file:
+            file.seek(max(0, output.stat().st_size - _TAIL))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    found = re.findall(r"^error: (.*(?:\n {7}.*)*)", text, flags=re.MULTILINE)
+    return re.sub(r"\s+", " ", found[-1])[:_SHOWN] if found else ""

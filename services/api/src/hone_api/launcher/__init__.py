@@ -1,0 +1,1 @@
+"""Where a job's stages run, and what is known of them there."""

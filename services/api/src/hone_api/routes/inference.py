@@ -1,0 +1,68 @@
+"""Chat, completions and responses: handed on to the server that has the model, under its name there."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
+
+from hone_api.access import ForChat
+from hone_api.errors import ApiError, invalid
+from hone_api.keys import Caller
+from hone_api.routes.models import names_of
+from hone_api.services import services_of
+from hone_api.serving.model_field import ModelField, find_model
+from hone_api.serving.proxy import Relayed
+
+router = APIRouter(tags=["Inference"])
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model"],
+                    "properties": {"model": {"type": "string"}},
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("/chat/completions", openapi_extra=_BODY)
+async def create_chat_completion(request: Request, caller: ForChat) -> Relayed:
+    """All fields but `model` are the server's to understand or to refuse."""
+    return await _relayed("/v1/chat/completions", request, caller)
+
+
+@router.post("/completions", openapi_extra=_BODY)
+async def create_completion(request: Request, caller: ForChat) -> Relayed:
+    return await _relayed("/v1/completions", request, caller)
+
+
+@router.post("/responses", openapi_extra=_BODY)
+async def create_response(request: Request, caller: ForChat) -> Relayed:
+    """For servers that have it; vLLM does, Hone's own answers 404."""
+    return await _relayed("/v1/responses", request, caller)
+
+
+async def _relayed(path: str, request: Request, caller: Caller) -> Relayed:
+    field = await _field(request)
+    to = await names_of(request).find(caller.project_id, field.value)
+    return Relayed(services_of(request), to, field.value, path, field.renamed(to.model))
+
+
+async def _field(request: Request) -> ModelField:
+    """The body, with the name of a model in it."""
+    try:
+        field = find_model(await request.body())
+    except ClientDisconnect:
+        raise ApiError(408, "The client left before its request was complete", code="timeout") from None
+    except ValueError as error:
+        raise invalid(str(error), code="invalid_json") from None
+    if not field.end:
+        raise invalid("You must provide a model parameter", "model", "missing_required_parameter")
+    if not isinstance(field.value, str):
+        raise invalid("model: must be a string", "model", "invalid_type")
+    return field

@@ -1,0 +1,161 @@
+"""`/fine_tuning/jobs` (openai/resources/fine_tuning/jobs)."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from hone_api.access import ForTuning
+from hone_api.database.tables import Checkpoint, Event, Job, Label
+from hone_api.errors import invalid, missing
+from hone_api.jobs import states
+from hone_api.jobs.creation import Resent, create_job
+from hone_api.keys import Caller
+from hone_api.services import Ours
+from hone_api.wire.jobs import (
+    CheckpointObject,
+    CreateJob,
+    EventObject,
+    JobObject,
+    checkpoint_object,
+    event_object,
+    job_object,
+)
+from hone_api.wire.page import Page, page
+
+router = APIRouter(prefix="/fine_tuning/jobs")
+
+Limit = Annotated[int, Query(ge=1, le=100)]
+Again = Annotated[int, Header(alias="x-stainless-retry-count")]
+IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", max_length=255)]
+
+
+@router.post("")
+def create(
+    body: CreateJob, caller: ForTuning, ours: Ours, key: IdempotencyKey = None, again: Again = 0
+) -> JobObject:
+    """Begin a job; its files are looked at afterwards, and what is wrong with them is told in its events."""
+    with ours.database.writing() as session:
+        job = create_job(session, ours.settings, caller, body, Resent(key, again > 0))
+        made = _told(ours, job)
+    ours.wake.set()
+    return made
+
+
+@router.get("")
+def list_jobs(
+    request: Request, caller: ForTuning, ours: Ours, after: str | None = None, limit: Limit = 20
+) -> Page:
+    """The newest first; `metadata[key]=value` for those that have it, `metadata=null` for those without."""
+    wanted = select(Job).where(Job.project_id == caller.project_id, *_labelled(request))
+    with ours.database.reading() as session:
+        if after is not None:
+            wanted = wanted.where(Job.number < _find(session, caller, after).number)
+        rows, more = _newest(session, wanted.order_by(Job.number.desc()), limit)
+        return page([_told(ours, row) for row in rows], has_more=more)
+
+
+@router.get("/{job_id}")
+def retrieve(job_id: str, caller: ForTuning, ours: Ours) -> JobObject:
+    with ours.database.reading() as session:
+        return _told(ours, _find(session, caller, job_id))
+
+
+@router.post("/{job_id}/cancel")
+def cancel(job_id: str, caller: ForTuning, ours: Ours) -> JobObject:
+    """End a job for good; what it has so far stays in the store."""
+    return _moved(job_id, caller, ours, states.CANCELLED, "The job was cancelled by its owner")
+
+
+@router.post("/{job_id}/pause")
+def pause(job_id: str, caller: ForTuning, ours: Ours) -> JobObject:
+    """Stop a job at a checkpoint; its GPU is free for others."""
+    return _moved(job_id, caller, ours, states.PAUSED, "The job was paused; it stops at a checkpoint")
+
+
+@router.post("/{job_id}/resume")
+def resume(job_id: str, caller: ForTuning, ours: Ours) -> JobObject:
+    """Let a paused job go on from its newest checkpoint, when there is a slot for it."""
+    return _moved(job_id, caller, ours, states.QUEUED, "The job goes on")
+
+
+@router.get("/{job_id}/events")
+def list_events(
+    job_id: str, caller: ForTuning, ours: Ours, after: str | None = None, limit: Limit = 20
+) -> Page:
+    """The newest first."""
+    with ours.database.reading() as session:
+        job = _find(session, caller, job_id)
+        wanted = select(Event).where(Event.job_number == job.number)
+        if after is not None:
+            last = session.scalar(wanted.where(Event.id == after))
+            if last is None:
+                raise missing("event", after, "after")
+            wanted = wanted.where(Event.number < last.number)
+        rows, more = _newest(session, wanted.order_by(Event.number.desc()), limit)
+        told: Sequence[EventObject] = [event_object(row) for row in rows]
+        return page(told, has_more=more)
+
+
+@router.get("/{job_id}/checkpoints")
+def list_checkpoints(
+    job_id: str, caller: ForTuning, ours: Ours, after: str | None = None, limit: Limit = 10
+) -> Page:
+    """The newest first."""
+    with ours.database.reading() as session:
+        job = _find(session, caller, job_id)
+        wanted = select(Checkpoint).where(Checkpoint.job_number == job.number)
+        if after is not None:
+            last = session.scalar(wanted.where(Checkpoint.id == after))
+            if last is None:
+                raise missing("checkpoint", after, "after")
+            wanted = wanted.where(Checkpoint.step < last.step)
+        rows, more = _newest(session, wanted.order_by(Checkpoint.step.desc()), limit)
+        told: Sequence[CheckpointObject] = [checkpoint_object(row, job.id) for row in rows]
+        return page(told, has_more=more)
+
+
+def _moved(job_id: str, caller: Caller, ours: Ours, status: str, message: str) -> JobObject:
+    """A state that the client asks for. Asking twice is asking once: the SDK sends a request again."""
+    with ours.database.writing() as session:
+        job = _find(session, caller, job_id, lock=True)
+        if job.status != status:
+            states.move(session, job, status, message)
+        told = _told(ours, job)
+    ours.wake.set()
+    return told
+
+
+def _find(session: Session, caller: Caller, job_id: str, *, lock: bool = False) -> Job:
+    wanted = select(Job).where(Job.id == job_id, Job.project_id == caller.project_id)
+    job = session.scalar(wanted.with_for_update() if lock else wanted)
+    if job is None:
+        raise missing("fine-tuning job", job_id, "fine_tuning_job_id", "fine_tune_not_found")
+    return job
+
+
+def _newest(session: Session, wanted: Select[Any], limit: int) -> tuple[Sequence[Any], bool]:
+    """So many rows, and whether there are more."""
+    rows = session.scalars(wanted.limit(limit + 1)).all()
+    return rows[:limit], len(rows) > limit
+
+
+def _labelled(request: Request) -> list[Any]:
+    """What the query says of metadata, as conditions."""
+    conditions: list[Any] = []
+    mine = select(Label.job_number)
+    for name, value in request.query_params.multi_items():
+        if name == "metadata" and value == "null":
+            conditions.append(Job.number.not_in(mine))
+        elif name.startswith("metadata[") and name.endswith("]"):
+            key = name.removeprefix("metadata[").removesuffix("]")
+            conditions.append(Job.number.in_(mine.where(Label.key == key, Label.value == value)))
+        elif name == "metadata":
+            raise invalid("metadata is null, or metadata[key]=value", "metadata")
+    return conditions
+
+
+def _told(ours: Ours, job: Job) -> JobObject:
+    return job_object(job, ours.settings.organization)

@@ -1,0 +1,89 @@
+"""`hone-api serve`: all parts put together, until it is asked to end."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from hone_api.app import Background, make_app
+from hone_api.database.session import Database
+from hone_api.files.removing import sweep_files
+from hone_api.files.storage import Storage
+from hone_api.jobs.reconcile import Reconciler, reconciling
+from hone_api.launcher.gpus import gpus
+from hone_api.launcher.local import LocalLauncher
+from hone_api.services import Services
+from hone_api.serving.upstreams import Upstreams
+from hone_api.settings import Settings
+from hone_contract.errors import RetryableFailure
+from hone_contract.events import Reporter
+
+_DRAIN_SECONDS = 30
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Answers until SIGTERM; then running answers end, and stages run on for the next process to find.
+
+    Raises RetryableFailure when another process has this data.
+    """
+    reporter = Reporter("api")
+    settings.data.mkdir(parents=True, exist_ok=True)
+    with _alone(settings.data):
+        database = Database(settings.database_url)
+        database.upgrade()
+        storage = Storage(settings.data)
+        services = Services(settings, database, storage, Upstreams(settings), reporter)
+        sweep_files(services)
+        found = gpus()
+        reconciler = Reconciler(
+            services, LocalLauncher(settings), settings.local.slots or max(1, len(found)), found
+        )
+        server: uvicorn.Server
+
+        def failed() -> None:
+            reporter.tell(
+                "reconcile_ended", "the reconcile loop has ended by a mistake of ours", level="error"
+            )
+            server.should_exit = True
+
+        def background(_: Services) -> AbstractContextManager[None]:
+            return reconciling(reconciler, failed)
+
+        server = uvicorn.Server(_uvicorn(services, background, host, port))
+        reporter.tell("serving", f"http://{host}:{port}/v1", database=database.name, slots=reconciler.slots)
+        server.run()
+        database.close()
+        if not server.started:
+            raise RetryableFailure(f"port {port} at {host} is taken, or cannot be had")
+
+
+def _uvicorn(services: Services, background: Background, host: str, port: int) -> uvicorn.Config:
+    return uvicorn.Config(
+        make_app(services, background),
+        host=host,
+        port=port,
+        # Our own log has a line for each request, with its id and its key.
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=_DRAIN_SECONDS,
+        # What a proxy says of the client is believed from this machine only, and used for nothing.
+        proxy_headers=False,
+    )
+
+
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """Two loops on one folder would begin what the other one ends."""
+    lock = os.open(data / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RetryableFailure(f"another hone-api works on {data}; end it, or name other data") from None
+        yield
+    finally:
+        os.close(lock)

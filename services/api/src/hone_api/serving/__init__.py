@@ -1,0 +1,1 @@
+"""Requests to models, handed on to the server that has them."""

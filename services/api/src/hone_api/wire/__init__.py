@@ -1,0 +1,1 @@
+"""OpenAI's shapes, as the SDK's types have them; short functions make them of our rows."""

@@ -1,0 +1,148 @@
+"""Fine-tuning jobs, their events and checkpoints (openai/types/fine_tuning)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from hone_api.database import tables
+
+_Auto = Literal["auto"]
+_Key = Annotated[str, StringConstraints(max_length=64)]
+_Value = Annotated[str, StringConstraints(max_length=512)]
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Hyperparameters(_Asked):
+    """What OpenAI lets one choose."""
+
+    n_epochs: _Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
+    batch_size: _Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
+    learning_rate_multiplier: _Auto | Annotated[float, Field(gt=0, le=1000)] = "auto"
+
+
+class Supervised(_Asked):
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class Method(_Asked):
+    """How to learn; `dpo` and `reinforcement` are refused by name, whatever is in them."""
+
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: Supervised | None = None
+    dpo: dict[str, Any] | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class CreateJob(_Asked):
+    """The body of `POST /fine_tuning/jobs` (openai/types/fine_tuning/job_create_params.py)."""
+
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    training_file: Annotated[str, StringConstraints(min_length=1, max_length=64)]
+    validation_file: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = None
+    """Where they were before there were methods; SDKs still send them here."""
+    suffix: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    integrations: list[dict[str, Any]] | None = None
+    metadata: Annotated[dict[_Key, _Value], Field(max_length=16)] | None = None
+
+
+class JobError(BaseModel):
+    code: str
+    message: str
+    param: str | None
+
+
+class JobObject(BaseModel):
+    """One job (openai/types/fine_tuning/fine_tuning_job.py)."""
+
+    id: str
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    model: str
+    status: str
+    training_file: str
+    validation_file: str | None
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    seed: int
+    organization_id: str
+    fine_tuned_model: str | None
+    finished_at: int | None
+    estimated_finish: int | None = None
+    trained_tokens: int | None
+    error: JobError | None
+    result_files: list[str]
+    integrations: list[dict[str, Any]] = []
+    metadata: dict[str, str] | None
+
+
+class EventObject(BaseModel):
+    """Something that happened (openai/types/fine_tuning/fine_tuning_job_event.py)."""
+
+    id: str
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any]
+
+
+class CheckpointObject(BaseModel):
+    """A state of the model (openai/types/fine_tuning/jobs/fine_tuning_job_checkpoint.py)."""
+
+    id: str
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, Any]
+
+
+def job_object(row: tables.Job, organization: str) -> JobObject:
+    return JobObject(
+        id=row.id,
+        created_at=row.created_at,
+        model=row.model,
+        status=row.status,
+        training_file=row.training_file,
+        validation_file=row.validation_file,
+        hyperparameters=row.resolved,
+        method={"type": "supervised", "supervised": {"hyperparameters": row.resolved}},
+        seed=row.seed,
+        organization_id=organization,
+        fine_tuned_model=row.fine_tuned_model,
+        finished_at=row.finished_at,
+        trained_tokens=row.trained_tokens,
+        error=JobError.model_validate(row.error) if row.error else None,
+        result_files=row.result_files,
+        metadata=row.labels or None,
+    )
+
+
+def event_object(row: tables.Event) -> EventObject:
+    return EventObject(
+        id=row.id,
+        created_at=row.created_at,
+        level=row.level,
+        message=row.message,
+        type=row.type,
+        data=row.data,
+    )
+
+
+def checkpoint_object(row: tables.Checkpoint, job_id: str) -> CheckpointObject:
+    return CheckpointObject(
+        id=row.id,
+        created_at=row.created_at,
+        fine_tuned_model_checkpoint=row.model,
+        fine_tuning_job_id=job_id,
+        step_number=row.step,
+        metrics=row.metrics,
+    )
