@@ -1,11 +1,12 @@
 """A server follows `live`, and keeps what it has when in doubt."""
 
 import asyncio
+import os
 import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -194,6 +195,28 @@ def test_what_cannot_be_had_is_told_once_and_the_server_serves_on(
     [message] = drill.told()
     assert told in message
     assert "v1 is served on" in message
+
+
+def test_what_comes_back_is_told_again(store: Store) -> None:
+    drill = Drill(store, None, None, "v1", None)
+    asyncio.run(drill.poll())
+    assert [("no live version" in message) for message in drill.told()] == [True, True]
+
+
+def test_a_volume_that_hangs_is_told_and_holds_up_neither_answers_nor_the_end(store: Store) -> None:
+    """Nobody writes into the pipe, so whoever reads it waits for ever."""
+    drill = Drill(store)
+    drill.serving.settings = replace(drill.serving.settings, store=store)
+    store.live(NAME).unlink(missing_ok=True)
+    os.mkfifo(store.live(NAME))
+
+    async def follow_it() -> None:
+        async with drill.following() as task:
+            await until(lambda: drill.told(), task)
+
+    asyncio.run(follow_it())
+    assert drill.is_as_before
+    assert drill.told() == [f"{store.root} does not answer; v1 is served on"]
 
 
 def test_a_pointer_that_holds_nonsense_is_told_once(store: Store) -> None:

@@ -11,6 +11,7 @@ from hone_contract.errors import HoneError
 from hone_contract.events import Level
 from hone_contract.probes import read_probes
 from hone_server.alike import difference
+from hone_server.apart import apart
 from hone_server.current import Serving
 from hone_server.gate import other_files
 from hone_server.metrics import record_model, record_swap
@@ -18,7 +19,7 @@ from hone_server.swap import Crowded, EngineLost, Refused, swap
 
 # Polled, since inotify does not cross a volume that several machines share; and not by all at once.
 _POLL_SECONDS, _JITTER = 1.0, 0.3
-# Looking at a version may mean to read every byte of it.
+# Looking at a version may mean to read every byte of it. A volume that takes as long to tell a name hangs.
 _PATIENCE_SECONDS = 15.0
 
 
@@ -36,15 +37,15 @@ class Follower:
         """For ever, or until this process cannot serve any more."""
         while self.serving.failure is None and not self.serving.restarting:
             await asyncio.sleep(_POLL_SECONDS * random.uniform(1 - _JITTER, 1 + _JITTER))
-            version = self._next_version()
+            version = await self._next_version()
             if version is not None:
                 await self._change_to(version)
 
-    def _next_version(self) -> str | None:
+    async def _next_version(self) -> str | None:
         """What `live` names, once it has named it twice: a pointer that moves is left to settle."""
         serving, seen = self.serving, self._seen
         try:
-            live = serving.settings.store.read_live(serving.name)
+            live = await self._read_live()
             self._seen = live
         except (OSError, HoneError) as error:
             self._tell(f"{error}; {serving.model.path.name} is served on")
@@ -52,10 +53,24 @@ class Follower:
         if live is None:
             self._tell(f"{serving.name} has no live version; {serving.model.path.name} is served on")
             return None
+        if live == serving.model.path.name:
+            # Whatever was wrong is told again if it comes back.
+            self._told = ""
         version, until = self._put_off
         if live == version and time.monotonic() < until:
             return None
         return live if live == seen and live != serving.model.path.name else None
+
+    async def _read_live(self) -> str | None:
+        """Answers go on meanwhile, even if it takes for ever, as on a volume that hangs."""
+        store, name = self.serving.settings.store, self.serving.name
+        reading = asyncio.create_task(apart(lambda: store.read_live(name)))
+        try:
+            while not (await asyncio.wait([reading], timeout=_PATIENCE_SECONDS))[0]:
+                self._tell(f"{store.root} does not answer; {self.serving.model.path.name} is served on")
+        finally:
+            reading.cancel()
+        return reading.result()
 
     async def _change_to(self, version: str) -> None:
         serving = self.serving

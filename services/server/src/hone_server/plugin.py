@@ -36,7 +36,7 @@ class Plugin:
             serving.adapters = Adapters(serving, state.openai_serving_models)
         await _pass_gate(serving)
         serving.lobby.close()
-        going_on = [watch(serving), watch_room(serving.settings.store.root)]
+        going_on = [watch(serving), watch_room(serving)]
         if serving.adapters is None:
             going_on.append(Follower(serving).run())
         for task in map(asyncio.create_task, going_on):
