@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := contract/src services/*/src
 
-.PHONY: help install demo check test test-containers test-cluster test-full images bench bench-data bench-merge bench-swap bench-serve lock schemas rules faq clean
+.PHONY: help install demo check test test-containers test-cluster test-full images bench bench-data bench-merge bench-swap bench-serve bench-api lock schemas rules faq clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -34,16 +34,16 @@ check: install ## Lint, types, unit and boundary tests: under two minutes, for e
 
 test: check ## Everything that CI runs: check, the real chain, and the containers where a Docker engine runs
 	@$(BIN)/python -m pytest -q -m "chain and not full"
-	@$(BIN)/python -m pytest -q -m containers
+	@$(BIN)/python -m pytest -q -m "containers and not full"
 
 test-containers: install ## Build the images and run compose.yaml for real; starts an engine where there is none (root)
-	@HONE_TEST_ENGINE=start $(BIN)/python -m pytest -q -m containers
+	@HONE_TEST_ENGINE=start $(BIN)/python -m pytest -q -m "containers and not full"
 
 test-cluster: install ## Drill Hone on the cluster that KUBECONFIG names; DRILL="--images PREFIX:TAG …"
 	@$(BIN)/python -m pytest -q -s -m cluster tests/cluster $(DRILL)
 
 test-full: test test-containers ## Longer drills as well
-	@$(BIN)/python -m pytest -q -m full
+	@HONE_TEST_ENGINE=start $(BIN)/python -m pytest -q -m full
 
 images: ## Build the container images for CPUs
 	@docker compose build
@@ -62,6 +62,9 @@ bench-swap: install ## Measure swapping versions under load against restarts
 
 bench-serve: install ## Measure the server against bare vLLM, in turns
 	@$(BIN)/python bench/serve.py
+
+bench-api: install ## Measure the api with ten thousand jobs, and streams through it against direct ones
+	@$(BIN)/python bench/api.py
 
 lock: ## Write the pinned lists in requirements/ anew
 	@$(PYTHON) -m venv build/lock

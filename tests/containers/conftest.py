@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +11,22 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from compose_project import BASE_IMAGE, HERE, TAG, UP, Compose, write_run
+from compose_project import BASE_IMAGE, HERE, PROJECT, Compose, make_project, undone
 
-# On two cores and from nothing, each of these took less than half of it.
-_BUILD_SECONDS, _UP_SECONDS = 1500, 1200
+# On two cores and from nothing, it took less than half of it.
+_BUILD_SECONDS = 1500
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Drills on the running stack come before the module that ends by removing it."""
+    places = [place for place, item in enumerate(items) if item.path.parent == HERE]
+    ordered = sorted((items[place] for place in places), key=lambda item: not _drills_the_stack(item))
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
+
+def _drills_the_stack(item: pytest.Item) -> bool:
+    return item.path.name == "test_drills.py" and "stack" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")
@@ -46,32 +57,24 @@ def base_image(engine: None) -> str:
 
 
 @pytest.fixture(scope="session")
-def compose(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
-    """The project with its images built and nothing started; whatever it made is removed at the end."""
+def images(base_image: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The images, built by one project: each has the project's name in it, so another one's are others."""
     assert base_image
-    folder = tmp_path_factory.mktemp("compose")
-    write_run(folder / "data")
-    settings = {
-        "HONE_TAG": TAG,
-        "HONE_DATA": folder / "data",
-        "HONE_RUN": "/data/run.yaml",
-        "HONE_PORT": _free_port(),
-    }
-    env_file = folder / ".env"
-    env_file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-    project = Compose("hone-tests", env_file)
-    try:
-        project("build", timeout=_BUILD_SECONDS)
+    make_project(PROJECT, tmp_path_factory.mktemp("build"))("build", timeout=_BUILD_SECONDS)
+
+
+@pytest.fixture(scope="session")
+def compose(images: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
+    """The project with its images built and nothing started; whatever it made is removed at the end."""
+    assert images is None
+    with undone(make_project(PROJECT, tmp_path_factory.mktemp("compose"))) as project:
         yield project
-    finally:
-        project.run("--profile", "chat", "down", "--volumes", "--remove-orphans")
 
 
 @pytest.fixture(scope="session")
 def stack(compose: Compose) -> Compose:
     """The whole line, from data to a server that is proven."""
-    up = compose.run(*UP, timeout=_UP_SECONDS)
-    assert up.returncode == 0, up.stderr[-1000:] + compose("logs", "--tail", "40")
+    compose.up()
     return compose
 
 
@@ -79,9 +82,3 @@ def _succeeds(*command: str) -> bool:
     return (
         shutil.which(command[0]) is not None and subprocess.run(command, capture_output=True).returncode == 0
     )
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        port: int = listening.getsockname()[1]
-        return port

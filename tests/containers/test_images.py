@@ -3,9 +3,12 @@
 import json
 
 import pytest
-from compose_project import IMAGES, TAG, docker, inspect
+from compose_project import IMAGES, TAG, Compose, docker, inspect
 
-pytestmark = [pytest.mark.containers, pytest.mark.usefixtures("compose")]
+pytestmark = pytest.mark.containers
+
+# Most of it is there already, from the trainer's.
+_BUILD_SECONDS = 600
 
 _NEVER = ["gcc", "cc", "make", "git", "hatchling", "curl"]
 _LOOK = """
@@ -13,6 +16,12 @@ import importlib.util, json, shutil, sys
 names = sys.argv[1].split(",")
 print(json.dumps([name for name in names if importlib.util.find_spec(name) or shutil.which(name)]))
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_image(compose: Compose) -> None:
+    """The profile's too, which the project is not built with."""
+    compose("--profile", "api", "build", "base", timeout=_BUILD_SECONDS)
 
 
 def _config(image: str) -> dict[str, object]:
@@ -48,7 +57,7 @@ def test_no_tool_to_build_with_is_left_in_it(image: str) -> None:
     assert _found(image, *_NEVER) == []
 
 
-@pytest.mark.parametrize("image", ["hone-trainer", "hone-merger"])
+@pytest.mark.parametrize("image", ["hone-trainer", "hone-merger", "hone-api"])
 def test_who_does_not_serve_has_no_vllm(image: str) -> None:
     assert _found(image, "vllm", "torch", "peft") == ["torch", "peft"]
 
@@ -59,16 +68,28 @@ def test_the_chat_has_no_ml_library_and_is_small(base_image: str) -> None:
     assert sizes[0] - sizes[1] < 200_000_000
 
 
-def test_trainer_merger_and_server_share_the_layer_that_torch_is_in(base_image: str) -> None:
-    # After those of the base comes the user, and then torch.
+def test_all_that_have_torch_share_the_layer_that_it_is_in(base_image: str) -> None:
+    # After those of the base comes the user, then torch, then the packages.
     at = len(inspect("image", "inspect", base_image)["RootFS"]["Layers"]) + 1
-    layers = [inspect("image", "inspect", f"{image}:{TAG}")["RootFS"]["Layers"] for image in IMAGES[:3]]
-    assert len({own[at] for own in layers}) == 1
-    assert len({own[at + 1] for own in layers}) == 3
+    layers = {
+        image: inspect("image", "inspect", f"{image}:{TAG}")["RootFS"]["Layers"]
+        for image in IMAGES
+        if image != "hone-chat"
+    }
+    assert len({own[at] for own in layers.values()}) == 1
+    # The api runs the trainer, so it has the trainer's packages.
+    assert layers["hone-api"][at + 1] == layers["hone-trainer"][at + 1]
+    assert len({own[at + 1] for own in layers.values()}) == 3
 
 
-def test_the_server_says_whether_it_is_ready() -> None:
-    check = _config("hone-server")["Healthcheck"]
+def test_the_api_has_the_programs_that_it_runs() -> None:
+    programs = ["hone-trainer", "hone-merger", "hone-store"]
+    assert _found("hone-api", *programs, "hone-server", "hone-chat") == programs
+
+
+@pytest.mark.parametrize("image", ["hone-server", "hone-api"])
+def test_who_serves_says_whether_it_is_ready(image: str) -> None:
+    check = _config(image)["Healthcheck"]
     assert isinstance(check, dict)
     assert check["Test"][0] == "CMD"
     assert "/ready" in check["Test"][-1]

@@ -4,8 +4,10 @@ It listens on a socket in a folder of its own and writes nothing to the disk for
 root, so root runs it as `nobody`.
 """
 
+import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -21,6 +23,7 @@ _PACKAGES = Path(__file__).resolve().parents[3] / "build" / "postgresql"
 _INSTALLED = Path("/usr/lib/postgresql")
 _NOBODY = 65534
 _SECONDS = 60
+_INITIAL = ("--username=hone", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
 _HASTY = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
 # GMT is the one time zone that is no file.
 _SMALL = ("listen_addresses=", "shared_buffers=16MB", "timezone=GMT", "log_timezone=GMT", "jit=off")
@@ -42,10 +45,16 @@ class Server:
         """The URL of a new one, as the api's settings have it; it is dropped with whoever is in it."""
         name = f"hone_{next(self.numbers)}"
         self._say(f"CREATE DATABASE {name}")
+        url = f"postgresql+psycopg://hone@/{name}?host={self.folder}"
         try:
-            yield f"postgresql+psycopg://hone@/{name}?host={self.folder}"
+            yield url
         finally:
-            self._say(f"DROP DATABASE {name} WITH (FORCE)")
+            self.drop(url)
+
+    def drop(self, url: str) -> None:
+        """As if it had never been there, for whoever uses it too."""
+        name = url.partition("?")[0].rpartition("/")[2]
+        self._say(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def _say(self, statement: str) -> None:
         with psycopg.connect(f"host={self.folder} user=hone dbname=postgres", autocommit=True) as connection:
@@ -71,19 +80,16 @@ def running_postgres() -> Iterator[Server]:
             yield Server(folder)
         finally:
             # At once: whoever is connected is sent away.
-            server.send_signal(subprocess.signal.SIGINT)
+            server.send_signal(signal.SIGINT)
             server.wait(_SECONDS)
 
 
-_INITIAL = ("--username=hone", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
-
-
-def _run(libraries: Path, program: Path, *arguments: str | Path) -> "subprocess.Popen[bytes]":
+def _run(libraries: str, program: Path, *arguments: str | Path) -> "subprocess.Popen[bytes]":
     who = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
     return subprocess.Popen(
         [*(who if os.geteuid() == 0 else []), program, *arguments],
         cwd="/",
-        env={"PATH": os.defpath, "LD_LIBRARY_PATH": str(libraries), "LC_ALL": "C"},
+        env={"PATH": os.defpath, "LD_LIBRARY_PATH": libraries, "LC_ALL": "C"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -101,26 +107,32 @@ def _wait(server: "subprocess.Popen[bytes]", folder: Path) -> None:
             time.sleep(0.02)
 
 
-def _programs(folder: Path) -> tuple[Path, Path]:
-    """The folder with `initdb` and `postgres`, and one with libraries that they may need."""
+def _programs(folder: Path) -> tuple[Path, str]:
+    """The folder with `initdb` and `postgres`, and where libraries are that they may need."""
     if found := sorted(_INSTALLED.glob("*/bin/postgres")):
-        return found[-1].parent, folder
-    if not list(_PACKAGES.glob("*.deb")):
-        _download()
+        return found[-1].parent, ""
+    _PACKAGES.mkdir(parents=True, exist_ok=True)
+    with (_PACKAGES / "lock").open("w") as lock:
+        # Other workers of this run want it too.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not list(_PACKAGES.glob("*.deb")):
+            _download()
     # Into the folder that is to be nobody's, who may not be let into ours.
-    folder.chmod(0o755)
     for package in _PACKAGES.glob("*.deb"):
         subprocess.run(["dpkg-deb", "-x", package, folder], check=True)
+    # A package has a mode for it too.
+    folder.chmod(0o700)
     if not (found := sorted(folder.glob("usr/lib/postgresql/*/bin/postgres"))):
         raise NotHere("PostgreSQL is not installed, and Debian's package postgresql cannot be had")
-    return found[-1].parent, next(folder.glob("usr/lib/*-linux-gnu"), folder)
+    unpacked = [*folder.glob("usr/lib/*-linux-gnu"), *folder.glob("lib/*-linux-gnu")]
+    return found[-1].parent, os.pathsep.join(map(str, unpacked))
 
 
 def _download() -> None:
     """The package, and the libraries that are not installed; nothing is installed."""
     if shutil.which("apt-get") is None:
         return
-    (_PACKAGES / "partial").mkdir(parents=True, exist_ok=True)
+    (_PACKAGES / "partial").mkdir(exist_ok=True)
     here = [
         "-o",
         f"Dir::Cache::archives={_PACKAGES}/",

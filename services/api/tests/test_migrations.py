@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from api_app import running_api
+from api_postgres import Server
 from sqlalchemy import Connection, create_engine, inspect, text
 
 from hone_api.database.session import Database
@@ -121,6 +124,19 @@ def test_a_server_that_is_not_there_may_come(tmp_path: Path) -> None:
     with pytest.raises(RetryableFailure, match="No such file or directory") as refused:
         upgrade(f"postgresql+psycopg://hone:secret@/hone?host={tmp_path}")
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.chain
+def test_a_server_that_goes_away_is_waited_for(postgres: Server, tmp_path: Path) -> None:
+    with postgres.database() as url, running_api(tmp_path, database=url) as api:
+        key = {"Authorization": f"Bearer {api.key()}"}
+        assert httpx.get(f"{api.url}/v1/files", headers=key).status_code == 200
+        postgres.drop(url)
+        for path in ("/ready", "/v1/files"):
+            told = httpx.get(api.url + path, headers={"Authorization": "Bearer hone-other"})
+            assert (told.status_code, told.headers["retry-after"]) == (503, "5"), told.text
+            assert told.json()["error"]["message"] == "The database does not answer"
+        assert "does not exist" in (tmp_path / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize("url", ["mysql://host/name", "what", "oracle+cx://x"])

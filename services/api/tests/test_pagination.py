@@ -17,8 +17,8 @@ JOBS, EVENTS, FILES, CHECKPOINTS = 250, 1000, 120, 25
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory, new_database: Any) -> Iterator[Api]:
-    with running_api(tmp_path_factory.mktemp("api"), database=new_database()) as running:
+def api(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Iterator[Api]:
+    with running_api(tmp_path_factory.mktemp("api"), database=database_url) as running:
         yield running
 
 
@@ -28,7 +28,7 @@ def made(api: Api) -> dict[str, list[str]]:
     for project in ("one", "other"):
         api.key(project)
     with api.services.database.writing() as session:
-        projects = dict(session.execute(select(Project.name, Project.id)).tuples().all())
+        projects = dict(iter(session.execute(select(Project.name, Project.id))))
         jobs = []
         for number in range(JOBS):
             jobs.append(_job(projects["one"], f"ftjob-{number}"))

@@ -7,13 +7,16 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from hone_api.access import KeyRing, guard
-from hone_api.errors import ApiError, invalid
+from hone_api.errors import ApiError, busy, invalid
 from hone_api.middleware import Around
 from hone_api.routes import files, health, inference, jobs, models, uploads
 from hone_api.services import Services
+
+_DATABASE_SECONDS = 5
 
 Background = Callable[[Services], AbstractContextManager[None]]
 """What runs beside the routes: the reconcile loop."""
@@ -44,6 +47,7 @@ def make_app(services: Services, background: Background = lambda _: nullcontext(
     app.include_router(health.router)
     app.add_exception_handler(RequestValidationError, _told)
     app.add_exception_handler(HTTPException, _told)
+    app.add_exception_handler(OperationalError, _without_database)
     app.add_exception_handler(Exception, _failed)
     app.add_middleware(Around, limits=services.settings.limits, reporter=services.reporter)
     return app
@@ -52,6 +56,16 @@ def make_app(services: Services, background: Background = lambda _: nullcontext(
 async def _told(_: Request, error: Exception) -> JSONResponse:
     told = _as_api_error(error)
     return JSONResponse(told.body, told.status_code, headers=told.headers)
+
+
+async def _without_database(request: Request, error: Exception) -> JSONResponse:
+    """It may be back when the client asks again, which SDKs do by themselves."""
+    assert isinstance(error, OperationalError)
+    services: Services = request.app.state.services
+    services.reporter.tell(
+        "database_failed", str(error.orig), level="error", request_id=request.state.request_id
+    )
+    return await _told(request, busy("The database does not answer", _DATABASE_SECONDS))
 
 
 async def _failed(request: Request, _: Exception) -> JSONResponse:
