@@ -47,6 +47,7 @@ test-full: test test-containers ## Longer drills as well
 
 images: ## Build the container images for CPUs
 	@docker compose build
+	@docker compose --profile api build base
 
 bench: install ## Measure training against TRL's defaults, in turns on this machine
 	@$(BIN)/python bench/train.py

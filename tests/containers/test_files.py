@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from compose_project import HERE, ROOT, SERVICES, WATCHING
+from compose_project import HERE, ROOT, SERVICES, TUNING, WATCHING
 
 DOCKERFILES = sorted(ROOT.glob("services/*/Dockerfile"))
 HEAVY = [path for path in DOCKERFILES if path.parent.name != "chat-cli"]
@@ -24,7 +24,7 @@ def _version(service: str) -> str:
 
 
 def test_every_service_has_a_dockerfile() -> None:
-    assert [_name(path) for path in DOCKERFILES] == ["chat-cli", "merger", "server", "trainer"]
+    assert [_name(path) for path in DOCKERFILES] == ["api", "chat-cli", "merger", "server", "trainer"]
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=_name)
@@ -77,7 +77,7 @@ def test_the_build_context_holds_only_what_was_named() -> None:
     assert rules[0] == "*"
 
 
-@pytest.mark.parametrize("service", [*SERVICES, *WATCHING])
+@pytest.mark.parametrize("service", [*SERVICES, *TUNING, *WATCHING])
 def test_a_service_is_locked_down(service: str) -> None:
     settings = COMPOSE["services"][service]
     assert settings["read_only"] is True
@@ -87,15 +87,22 @@ def test_a_service_is_locked_down(service: str) -> None:
     assert all("docker.sock" not in volume for volume in settings["volumes"])
 
 
-def test_all_services_are_known_and_only_the_server_starts_again() -> None:
-    assert tuple(COMPOSE["services"]) == (*SERVICES, *WATCHING)
-    assert [name for name in SERVICES if "restart" in COMPOSE["services"][name]] == ["server"]
-    assert COMPOSE["services"]["server"]["restart"].startswith("on-failure")
+def test_all_services_are_known_and_only_those_that_serve_start_again() -> None:
+    assert tuple(COMPOSE["services"]) == (*SERVICES, *TUNING, *WATCHING)
+    again = {name: COMPOSE["services"][name].get("restart") for name in (*SERVICES, *TUNING)}
+    serving = ("server", "base-server", "api")
+    assert all(again.pop(name).startswith("on-failure") for name in serving)
+    assert set(again.values()) == {None}
 
 
-def test_the_only_port_is_bound_to_this_machine_unless_set() -> None:
-    ports = {name: COMPOSE["services"][name].get("ports") for name in SERVICES}
+def test_what_tunes_comes_when_asked_for() -> None:
+    assert all(COMPOSE["services"][name]["profiles"] == ["api"] for name in TUNING)
+
+
+def test_the_only_ports_are_bound_to_this_machine_unless_set() -> None:
+    ports = {name: COMPOSE["services"][name].get("ports") for name in (*SERVICES, *TUNING)}
     assert ports.pop("server") == ["${HONE_BIND:-127.0.0.1}:${HONE_PORT:-8000}:8000"]
+    assert ports.pop("api") == ["${HONE_BIND:-127.0.0.1}:${HONE_API_PORT:-8080}:8080"]
     assert set(ports.values()) == {None}
 
 
@@ -123,10 +130,11 @@ def test_no_key_is_written_in_the_files() -> None:
 
 def test_the_gpu_file_changes_nothing_but_what_a_gpu_needs() -> None:
     for name, settings in GPU["services"].items():
-        assert settings["build"] == {"target": "gpu"}
+        expected = {"target": "gpu"} if "build" in COMPOSE["services"][name] else None
+        assert settings.get("build") == expected
         assert settings["image"] == COMPOSE["services"][name]["image"] + "-gpu"
         assert settings.keys() <= {"build", "image", "deploy", "mem_limit", "shm_size"}
-    assert GPU["services"].keys() == {"trainer", "merger", "server"}
+    assert GPU["services"].keys() == {"trainer", "merger", "server", *TUNING}
 
 
 def test_every_variable_is_in_the_example_and_in_the_docs() -> None:

@@ -16,6 +16,8 @@ from api_upstream import stand_in
 
 from hone_api.settings import Upstream
 
+pytestmark = pytest.mark.chain
+
 HEAVY = ("fastapi", "sqlalchemy", "uvicorn", "alembic", "httpx")
 WATCH = f"""
 import atexit, runpy, sys

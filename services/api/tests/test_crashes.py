@@ -61,10 +61,12 @@ def ask(client: OpenAI, job_id: str, wish: str | None) -> bool:
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(30, marks=pytest.mark.full)])
-def test_every_job_reaches_its_end_once_however_often_the_api_is_killed(tmp_path: Path, kills: int) -> None:
+def test_every_job_reaches_its_end_once_however_often_the_api_is_killed(
+    tmp_path: Path, database_url: str, kills: int
+) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    chance, api = random.Random(seed), stand_in_api(tmp_path)
+    chance, api = random.Random(seed), stand_in_api(tmp_path, database_url)
     try:
         _drill(api, chance, kills)
     finally:

@@ -27,11 +27,13 @@ def upstream() -> Iterator[StandIn]:
 
 
 @pytest.fixture(scope="module")
-def app(upstream: StandIn, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingApp]:
+def app(
+    upstream: StandIn, tmp_path_factory: pytest.TempPathFactory, database_url: str
+) -> Iterator[ServingApp]:
     server = {"url": upstream.url, "base": "demo:tiny", "key_variable": "STAND_IN_KEY"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STAND_IN_KEY", "of-the-server")
-        with serving_app(tmp_path_factory.mktemp("api"), server) as here:
+        with serving_app(tmp_path_factory.mktemp("api"), server, database=database_url) as here:
             here.add_model(TUNED, ADAPTER)
             yield here
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from api_process import examples, messages, reaches, running_api, upload, wait_for
 
+pytestmark = pytest.mark.chain
+
 # Adds a word to a file, as a stand-in for stopping and starting servers.
 _WRITE = "import sys; open(sys.argv[1], 'a').write(sys.argv[2] + chr(10))"
 
@@ -47,7 +49,6 @@ def test_training_waits_until_nobody_serves(tmp_path: Path) -> None:
             assert sum("until serving has ended" in told for told in messages(client, job.id)) == 1
 
 
-@pytest.mark.chain
 def test_serving_is_paused_for_as_long_as_jobs_train(tmp_path: Path) -> None:
     told = tmp_path / "told"
     write = [sys.executable, "-c", _WRITE, str(told)]

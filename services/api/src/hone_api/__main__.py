@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hone_contract.edge import Parser, run
+from hone_contract.errors import BadConfiguration
 
 if TYPE_CHECKING:
     from hone_api.database.session import Database
@@ -30,9 +31,9 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="answer requests, and bring jobs on")
     serve.add_argument(
-        "--host", default=os.environ.get("HONE_API_HOST", "127.0.0.1"), help="default: loopback"
+        "--host", default=os.environ.get("HONE_API_HOST") or "127.0.0.1", help="default: loopback"
     )
-    serve.add_argument("--port", type=int, default=int(os.environ.get("HONE_API_PORT", "8080")))
+    serve.add_argument("--port", type=int, default=_port(), help="default: $HONE_API_PORT, else 8080")
     serve.set_defaults(act=_serve)
     keys = commands.add_parser("keys", help="who may ask").add_subparsers(required=True, metavar="COMMAND")
     create = keys.add_parser("create", help="make a key, and print it once")
@@ -44,6 +45,13 @@ def _parser() -> Parser:
     revoke.add_argument("id", help="as `list` shows it")
     revoke.set_defaults(act=_revoke_key)
     return parser
+
+
+def _port() -> int:
+    said = os.environ.get("HONE_API_PORT") or "8080"
+    if not said.isdecimal():
+        raise BadConfiguration(f"HONE_API_PORT={said} is no port; choose 0 to 65535")
+    return int(said)
 
 
 def _serve(options: argparse.Namespace, settings: "Settings") -> None:

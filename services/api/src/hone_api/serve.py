@@ -1,10 +1,14 @@
 """`hone-api serve`: all parts put together, until it is asked to end."""
 
+import errno
 import fcntl
 import os
+import signal
+import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -18,7 +22,7 @@ from hone_api.launcher.local import LocalLauncher
 from hone_api.services import Services
 from hone_api.serving.upstreams import Upstreams
 from hone_api.settings import Settings
-from hone_contract.errors import RetryableFailure
+from hone_contract.errors import BadConfiguration, RetryableFailure
 from hone_contract.events import Reporter
 
 _DRAIN_SECONDS = 30
@@ -31,7 +35,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     """
     reporter = Reporter("api")
     settings.data.mkdir(parents=True, exist_ok=True)
-    with _alone(settings.data):
+    with _alone(settings.data), _listening(host, port) as listening:
         database = Database(settings.database_url)
         database.upgrade()
         storage = Storage(settings.data)
@@ -41,7 +45,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
         reconciler = Reconciler(
             services, LocalLauncher(settings), settings.local.slots or max(1, len(found)), found
         )
-        server: uvicorn.Server
+        server: _Server
 
         def failed() -> None:
             reporter.tell(
@@ -52,19 +56,52 @@ def serve(settings: Settings, host: str, port: int) -> None:
         def background(_: Services) -> AbstractContextManager[None]:
             return reconciling(reconciler, failed)
 
-        server = uvicorn.Server(_uvicorn(services, background, host, port))
+        server = _Server(_uvicorn(services, background))
         reporter.tell("serving", f"http://{host}:{port}/v1", database=database.name, slots=reconciler.slots)
-        server.run()
+        server.run(sockets=[listening])
         database.close()
-        if not server.started:
-            raise RetryableFailure(f"port {port} at {host} is taken, or cannot be had")
+        if not server.asked_to_end:
+            raise RetryableFailure("the api has ended by a mistake of ours; its log tells more")
 
 
-def _uvicorn(services: Services, background: Background, host: str, port: int) -> uvicorn.Config:
+class _Server(uvicorn.Server):
+    """Uvicorn's own raises the signal once more when it has ended, as if that were a failure."""
+
+    asked_to_end = False
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        before = {each: signal.signal(each, self._end) for each in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        self.asked_to_end = True
+        self.handle_exit(number, frame)
+
+
+@contextmanager
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family, backlog=2048)
+    except OverflowError:
+        raise BadConfiguration(f"--port {port} is no port; choose 0 to 65535") from None
+    except OSError as error:
+        told = f"cannot listen on {host}, port {port}: {error.strerror}"
+        if error.errno == errno.EADDRINUSE:
+            raise RetryableFailure(told) from None
+        raise BadConfiguration(told) from None
+    with listening:
+        yield listening
+
+
+def _uvicorn(services: Services, background: Background) -> uvicorn.Config:
     return uvicorn.Config(
         make_app(services, background),
-        host=host,
-        port=port,
         # Our own log has a line for each request, with its id and its key.
         access_log=False,
         log_level="warning",

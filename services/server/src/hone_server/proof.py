@@ -21,8 +21,10 @@ def is_acceptable(serving: Serving, verdict: Verdict) -> bool:
     record_verdict(verdict)
     tell, numbers = serving.reporter.tell, verdict.to_json()
     if verdict.passed:
-        delta = f"max |Δ logprob| {verdict.max_abs_delta:.1e}"
-        tell("gate_passed", f"gate: {verdict.reason} ({delta})", verdict=numbers)
+        # A base without an adapter was compared with nothing.
+        delta = verdict.max_abs_delta
+        shown = "" if delta is None else f" (max |Δ logprob| {delta:.1e})"
+        tell("gate_passed", f"gate: {verdict.reason}{shown}", verdict=numbers)
         return True
     if serving.settings.gate == "warn":
         tell("gate_failed", f"gate: {verdict.reason}; served all the same", level="warning", verdict=numbers)

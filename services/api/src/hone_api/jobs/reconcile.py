@@ -74,9 +74,8 @@ class Reconciler:
 
     def _count(self) -> None:
         with self.services.database.reading() as session:
-            counts = dict(
-                session.execute(select(Job.status, func.count()).group_by(Job.status)).tuples().all()
-            )
+            found = session.execute(select(Job.status, func.count()).group_by(Job.status))
+            counts: dict[str, int] = {row[0]: row[1] for row in found}
             oldest = session.scalar(select(func.min(Job.created_at)).where(Job.status == states.QUEUED))
             size = session.scalar(select(func.coalesce(func.sum(File.bytes), 0)))
         for status in (*states.FINAL, *states.ACTIVE, states.PAUSED):

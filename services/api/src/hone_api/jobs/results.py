@@ -1,5 +1,6 @@
 """What a run leaves: checkpoints and a model, each under a name of its own."""
 
+import hashlib
 import re
 import time
 from collections.abc import Sequence
@@ -13,9 +14,6 @@ from hone_api.ids import new_id, short_id
 from hone_api.jobs import states
 from hone_api.jobs.workspace import run_name
 
-_NAME = 63
-"""The longest name of a model in the store."""
-
 
 def next_checkpoint(session: Session, job: Job) -> int | None:
     """The oldest one that has no adapter of its own yet."""
@@ -24,11 +22,19 @@ def next_checkpoint(session: Session, job: Job) -> int | None:
 
 
 def published_as(session: Session, job: Job) -> str:
-    """The name of a merged model: a new job with the same suffix makes a new version of it."""
+    """The name of a merged model: a new job with the same suffix makes a new version of it.
+
+    The digest keeps projects apart, and what the operator has published: readable parts alone may be alike.
+    """
     if not job.suffix:
         return job.id
     project = session.get_one(Project, job.project_id).name
-    return re.sub(r"[^a-z0-9._-]+", "-", f"{project}-{job.suffix}".lower()).strip("-")[:_NAME]
+    digest = hashlib.sha256(f"{job.project_id}\n{job.suffix}".encode()).hexdigest()[:10]
+    return "-".join(part for part in (_plain(project)[:20], _plain(job.suffix)[:30], digest) if part)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def model_name(session: Session, job: Job, organization: str) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from hone_api.access import ForTuning
 from hone_api.database.tables import Checkpoint, Event, Job, Label
 from hone_api.errors import invalid, missing
+from hone_api.files.finding import is_id
 from hone_api.jobs import states
 from hone_api.jobs.creation import Resent, create_job
 from hone_api.keys import Caller
@@ -90,7 +91,7 @@ def list_events(
         job = _find(session, caller, job_id)
         wanted = select(Event).where(Event.job_number == job.number)
         if after is not None:
-            last = session.scalar(wanted.where(Event.id == after))
+            last = session.scalar(wanted.where(Event.id == after)) if is_id(after) else None
             if last is None:
                 raise missing("event", after, "after")
             wanted = wanted.where(Event.number < last.number)
@@ -108,7 +109,7 @@ def list_checkpoints(
         job = _find(session, caller, job_id)
         wanted = select(Checkpoint).where(Checkpoint.job_number == job.number)
         if after is not None:
-            last = session.scalar(wanted.where(Checkpoint.id == after))
+            last = session.scalar(wanted.where(Checkpoint.id == after)) if is_id(after) else None
             if last is None:
                 raise missing("checkpoint", after, "after")
             wanted = wanted.where(Checkpoint.step < last.step)
@@ -130,7 +131,7 @@ def _moved(job_id: str, caller: Caller, ours: Ours, status: str, message: str) -
 
 def _find(session: Session, caller: Caller, job_id: str, *, lock: bool = False) -> Job:
     wanted = select(Job).where(Job.id == job_id, Job.project_id == caller.project_id)
-    job = session.scalar(wanted.with_for_update() if lock else wanted)
+    job = session.scalar(wanted.with_for_update() if lock else wanted) if is_id(job_id) else None
     if job is None:
         raise missing("fine-tuning job", job_id, "fine_tuning_job_id", "fine_tune_not_found")
     return job
@@ -147,6 +148,8 @@ def _labelled(request: Request) -> list[Any]:
     conditions: list[Any] = []
     mine = select(Label.job_number)
     for name, value in request.query_params.multi_items():
+        if "\0" in name + value:
+            raise invalid("A query with a NUL in it finds nothing", name.partition("[")[0])
         if name == "metadata" and value == "null":
             conditions.append(Job.number.not_in(mine))
         elif name.startswith("metadata[") and name.endswith("]"):

@@ -7,8 +7,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from hone_api.database import tables
 
 _Auto = Literal["auto"]
-_Key = Annotated[str, StringConstraints(max_length=64)]
-_Value = Annotated[str, StringConstraints(max_length=512)]
+# PostgreSQL knows no NUL.
+_TEXT = r"^[^\x00]*$"
+_Key = Annotated[str, StringConstraints(max_length=64, pattern=_TEXT)]
+_Value = Annotated[str, StringConstraints(max_length=512, pattern=_TEXT)]
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_TEXT)]
+_FileId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_TEXT)]
+# It becomes a part of the model's name, which people read and type.
+_Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]
 
 
 class _Asked(BaseModel):
@@ -39,13 +45,13 @@ class Method(_Asked):
 class CreateJob(_Asked):
     """The body of `POST /fine_tuning/jobs` (openai/types/fine_tuning/job_create_params.py)."""
 
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
-    training_file: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    validation_file: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    model: _Name
+    training_file: _FileId
+    validation_file: _FileId | None = None
     method: Method | None = None
     hyperparameters: Hyperparameters | None = None
     """Where they were before there were methods; SDKs still send them here."""
-    suffix: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    suffix: _Suffix | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     integrations: list[dict[str, Any]] | None = None
     metadata: Annotated[dict[_Key, _Value], Field(max_length=16)] | None = None
