@@ -29,7 +29,7 @@ def validate(services: Services, job: Job) -> None:
             return
         _make_ready(services, job, files)
     with services.database.writing() as session:
-        current = session.get_one(Job, job.number)
+        current = session.get_one(Job, job.number, with_for_update=True)
         if current.status != states.VALIDATING:
             return
         if failure is not None:
@@ -53,7 +53,7 @@ def start(services: Services, job: Job, slots: int, sharing: Sharing) -> None:
     if not sharing.lets_train(job):
         return
     with services.database.writing() as session:
-        current = session.get_one(Job, job.number)
+        current = session.get_one(Job, job.number, with_for_update=True)
         free = _free_slot(session, slots)
         if current.status != states.QUEUED or current.slot is not None or free is None:
             return
@@ -64,7 +64,7 @@ def start(services: Services, job: Job, slots: int, sharing: Sharing) -> None:
 
 def _look_again(services: Services, job: Job) -> None:
     with services.database.writing() as session:
-        current = session.get_one(Job, job.number)
+        current = session.get_one(Job, job.number, with_for_update=True)
         if current.status == states.QUEUED:
             current.status = states.VALIDATING
 

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from hone_api import metrics
 from hone_api.database.tables import File, Job
+from hone_api.errors import ApiError
 from hone_api.files.checking import check_files
 from hone_api.files.expiry import expire_files
 from hone_api.jobs import queue, states
@@ -87,7 +88,7 @@ class Reconciler:
         """A failure of one thing, or of the database for a while, is tried again at the next look."""
         try:
             work()
-        except (SQLAlchemyError, HoneError, OSError) as error:
+        except (SQLAlchemyError, HoneError, ApiError, OSError) as error:
             told = f"{type(error).__name__}: {error}"
             self.services.reporter.tell("reconcile_failed", told, level="error")
 

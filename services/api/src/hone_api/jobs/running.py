@@ -85,7 +85,7 @@ class Running:
         if job.stage == TRAIN:
             self._tell_news(job)
         with self.services.database.writing() as session:
-            current = session.get_one(Job, job.number)
+            current = session.get_one(Job, job.number, with_for_update=True)
             if current.status != states.RUNNING and current.attempt == job.attempt:
                 current.slot = None
 
@@ -216,7 +216,7 @@ class Running:
         if now == before:
             return
         with self.services.database.writing() as session:
-            current = session.get_one(Job, job.number)
+            current = session.get_one(Job, job.number, with_for_update=True)
             if _read(current) != before:
                 return
             current.progress = {**current.progress, **dataclasses.asdict(now)}
