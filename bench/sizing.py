@@ -9,17 +9,12 @@ fused model takes before vLLM's cache. It is an estimate throughout, so it needs
 """
 
 import json
-import struct
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hone_contract.artifact import Artifact
-from hone_contract.manifest import FileEntry, Kind, Manifest
-from hone_contract.run_spec import RunSpec
-from hone_trainer.data.report import Lengths
-from hone_trainer.plan import Plan
+from hollow_bases import plan_of
+
 from hone_trainer.sizing.estimate import METHODS, Estimate, estimate
 from hone_trainer.sizing.machine import CARDS, Device
 
@@ -45,30 +40,8 @@ def main() -> None:
 
 
 def _estimate(name: str) -> Estimate:
-    with tempfile.TemporaryDirectory() as folder:
-        base, dataset = Path(folder) / "base", Path(folder) / "data"
-        for each in (base, dataset):
-            each.mkdir()
-        size = _write_headers(base, name)
-        tokens = Lengths("base", [TOKENS] * RECORDS).to_json()
-        report = {"train_records": RECORDS, "eval_records": 0, "tokens": tokens}
-        (dataset / "report.json").write_text(json.dumps(report), encoding="utf-8")
-        weights = FileEntry(path="model.safetensors", size=size, sha256="0" * 64)
-        spec = RunSpec.model_validate({"model": {"name": name}, "training": TRAINING})
-        return estimate(
-            Plan(spec, _artifact(base, "base", weights), _artifact(dataset, "dataset"), "", "run"), GPU
-        )
-
-
-def _artifact(path: Path, kind: Kind, *files: FileEntry) -> Artifact:
-    now = datetime.now(UTC).replace(microsecond=0)
-    return Artifact(path, Manifest(kind=kind, id=path.name, created_at=now, files=list(files)))
-
-
-def _write_headers(folder: Path, name: str) -> int:
-    """config.json, and the beginning of the weights' file; returns the bytes that all of it would have."""
     hidden, wide, layers, heads, shared, vocabulary, tied = BASES[name]
-    config: dict[str, Any] = {
+    config = {
         "model_type": "qwen2" if "Qwen" in name else "llama",
         "hidden_size": hidden,
         "intermediate_size": wide,
@@ -78,38 +51,8 @@ def _write_headers(folder: Path, name: str) -> int:
         "vocab_size": vocabulary,
         "tie_word_embeddings": tied,
     }
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    header, end = {}, 0
-    for tensor, shape in _shapes(config).items():
-        size = 2 * shape[0] * (shape[1] if len(shape) > 1 else 1)
-        header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
-    return end
-
-
-def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Of every tensor of a Llama, or of a Qwen2, which has biases in attention."""
-    hidden, wide = config["hidden_size"], config["intermediate_size"]
-    key = hidden // config["num_attention_heads"] * config["num_key_value_heads"]
-    attention = {"q_proj": (hidden, hidden), "k_proj": (key, hidden), "v_proj": (key, hidden)}
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
-    for number in range(config["num_hidden_layers"]):
-        layer = f"model.layers.{number}"
-        for name, shape in attention.items():
-            shapes[f"{layer}.self_attn.{name}.weight"] = shape
-            if config["model_type"] == "qwen2":
-                shapes[f"{layer}.self_attn.{name}.bias"] = shape[:1]
-        shapes[f"{layer}.self_attn.o_proj.weight"] = (hidden, hidden)
-        shapes[f"{layer}.mlp.gate_proj.weight"] = shapes[f"{layer}.mlp.up_proj.weight"] = (wide, hidden)
-        shapes[f"{layer}.mlp.down_proj.weight"] = (hidden, wide)
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            shapes[f"{layer}.{norm}.weight"] = (hidden,)
-    shapes["model.norm.weight"] = (hidden,)
-    if not config["tie_word_embeddings"]:
-        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
-    return shapes
+    with tempfile.TemporaryDirectory() as folder:
+        return estimate(plan_of(Path(folder), config, [TOKENS] * RECORDS, training=TRAINING), GPU)
 
 
 def _figures(found: Estimate) -> dict[str, Any]:

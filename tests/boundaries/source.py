@@ -15,6 +15,10 @@ SERVICES = {
     "api": "hone_api",
 }
 CONTRACT = "hone_contract"
+MODULES = [CONTRACT, *SERVICES.values()]
+"""What one can run, or import."""
+PACKAGES = ["contract/src", *(f"services/{folder}/src" for folder in SERVICES)]
+"""Where they are."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

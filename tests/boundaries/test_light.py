@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from source import MODULES
 
 HEAVY = ("torch", "transformers", "vllm", "peft", "trl", "datasets", "openai")
 WATCH = """
@@ -34,9 +35,7 @@ def test_the_whole_contract_loads_without_anything_heavy() -> None:
     assert finished.stdout == "[]\n"
 
 
-@pytest.mark.parametrize(
-    "module", ["hone_contract", "hone_trainer", "hone_merger", "hone_server", "hone_chat"]
-)
+@pytest.mark.parametrize("module", MODULES)
 def test_help_answers_before_anything_heavy_is_imported(module: str) -> None:
     code, told, imported = _run(module, "--help")
     assert code == 0
@@ -44,9 +43,7 @@ def test_help_answers_before_anything_heavy_is_imported(module: str) -> None:
     assert imported == []
 
 
-@pytest.mark.parametrize(
-    "module", ["hone_contract", "hone_trainer", "hone_merger", "hone_server", "hone_chat"]
-)
+@pytest.mark.parametrize("module", MODULES)
 def test_a_wrong_option_is_bad_configuration(module: str) -> None:
     code, told, imported = _run(module, "--no-such-option")
     assert code == 78

@@ -4,15 +4,8 @@ import ast
 import statistics
 
 import pytest
-from source import Function, Source, length, tracked
+from source import PACKAGES, Function, Source, length, tracked
 
-PACKAGES = [
-    "contract/src",
-    "services/trainer/src",
-    "services/merger/src",
-    "services/server/src",
-    "services/chat-cli/src",
-]
 # They need libraries that take seconds to import, and only for a base that the store lacks, a dataset on the
 # Hub, or data that was found good. A user's script imports the last, and may only want to say what to train.
 DEFERRED = {

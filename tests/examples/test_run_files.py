@@ -6,16 +6,22 @@ from typing import Any
 import pytest
 import yaml
 
+from hone_api.settings import load_settings
 from hone_contract.data_spec import DataSpec
 from hone_contract.run_spec import RunSpec, TrainingSpec
 from hone_contract.spec_file import load_run_spec
+from hone_contract.store import base_name
 from tests.examples.product import ROOT
 
 EXAMPLES = ROOT / "examples"
 OTHERS = {"hone-faq/facts.yaml", "support-api/api.yaml"}
 """YAML that is data of an example."""
+SETTINGS = {"openai-sdk/hone-api.yaml"}
+"""Of the api."""
 RUN_FILES = sorted(
-    path for path in EXAMPLES.rglob("*.y*ml") if path.relative_to(EXAMPLES).as_posix() not in OTHERS
+    path
+    for path in EXAMPLES.rglob("*.y*ml")
+    if path.relative_to(EXAMPLES).as_posix() not in OTHERS | SETTINGS
 )
 
 each_run_file = pytest.mark.parametrize(
@@ -27,6 +33,17 @@ def test_they_are_found() -> None:
     assert len(RUN_FILES) >= 8
     for name in OTHERS:
         assert isinstance(yaml.safe_load((EXAMPLES / name).read_text(encoding="utf-8")), list)
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_settings_load_and_name_a_server_of_every_base(name: str, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("a-key", encoding="utf-8")
+    # Where compose mounts it, there is none here.
+    text = (EXAMPLES / name).read_text(encoding="utf-8").replace("/keys/api-key", str(tmp_path / "key"))
+    (tmp_path / "settings.yaml").write_text(text, encoding="utf-8")
+    settings = load_settings(tmp_path / "settings.yaml", {})
+    served = {base_name(each.base or "") for each in settings.servers}
+    assert served == {each.stored for each in settings.models.values()}
 
 
 @each_run_file

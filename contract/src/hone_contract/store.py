@@ -19,6 +19,11 @@ def run_name(run_id: str) -> str:
     return re.sub(r"-[0-9a-f]{10}$", "", run_id)
 
 
+def base_name(name: str) -> str:
+    """A base's folder in the store: `Qwen/Qwen2.5-1.5B` lies at `Qwen--Qwen2.5-1.5B`."""
+    return re.sub(r"[/:]+", "--", name)
+
+
 @dataclass(frozen=True)
 class Store:
     """Paths below one folder. Every name is checked, so no path can leave it."""
@@ -31,8 +36,8 @@ class Store:
         return cls(Path(os.environ.get("HONE_STORE") or "store").expanduser())
 
     def base(self, name: str) -> Path:
-        """A base model; a Hub id such as `Qwen/Qwen2.5-1.5B` lies at `Qwen--Qwen2.5-1.5B`."""
-        return self._path("bases", re.sub(r"[/:]+", "--", name))
+        """A base model, by its name or what a run spec calls it."""
+        return self._path("bases", base_name(name))
 
     def dataset(self, dataset_id: str) -> Path:
         return self._path("datasets", dataset_id)

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import pytest
 import uvicorn
 from openai import AsyncOpenAI, OpenAI
 
@@ -25,6 +26,9 @@ from hone_contract.events import Reporter
 
 BASE, STORED = "demo/tiny", "demo--tiny"
 """A name in the settings, and what servers call it."""
+TUNED, ADAPTER = "ft:demo/tiny:hone:one:abcdefgh", "hone-faq-0123456789"
+"""Likewise of a model that was tuned."""
+ASK: list[Any] = [{"role": "user", "content": "Count"}]
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,17 @@ def serving_app(folder: Path, *servers: dict[str, str], **settings: Any) -> Iter
     with _running(make_app(services)) as url:
         yield ServingApp(url, database, log)
     database.close()
+
+
+@contextmanager
+def tuned_app(upstream: str, folder: Path, database: str) -> Iterator[ServingApp]:
+    """One tuned model, and a server of its base with a key of its own."""
+    server = {"url": upstream, "base": "demo:tiny", "key_variable": "STAND_IN_KEY"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STAND_IN_KEY", "of-the-server")
+        with serving_app(folder, server, database=database) as here:
+            here.add_model(TUNED, ADAPTER)
+            yield here
 
 
 @contextmanager

@@ -8,12 +8,8 @@ from typing import Any
 
 import openai
 import pytest
-from api_serving_app import BASE, STORED, ServingApp, serving_app
+from api_serving_app import ADAPTER, ASK, BASE, STORED, TUNED, ServingApp, serving_app, tuned_app
 from api_upstream import StandIn, stand_in
-
-ADAPTER = "hone-faq-0123456789"
-TUNED = "ft:demo/tiny:hone:one:abcdefgh"
-ASK: list[Any] = [{"role": "user", "content": "Count"}]
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +22,8 @@ def upstream() -> Iterator[StandIn]:
 def app(
     upstream: StandIn, tmp_path_factory: pytest.TempPathFactory, database_url: str
 ) -> Iterator[ServingApp]:
-    server = {"url": upstream.url, "base": "demo:tiny", "key_variable": "STAND_IN_KEY"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STAND_IN_KEY", "of-the-server")
-        with serving_app(tmp_path_factory.mktemp("api"), server, database=database_url) as here:
-            here.add_model(TUNED, ADAPTER)
-            yield here
+    with tuned_app(upstream.url, tmp_path_factory.mktemp("api"), database_url) as here:
+        yield here
 
 
 @pytest.fixture(scope="module")

@@ -5,49 +5,23 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hollow_bases import QWEN2_7B, plan_of, write_headers
 from trainer_cli import refusal, run_trainer
-from trainer_headers import QWEN2_7B, write_headers
 from trainer_tiny import line, questions, save_base, write_lines
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from hone_contract.artifact import Artifact
 from hone_contract.errors import BadConfiguration
-from hone_contract.manifest import FileEntry, Manifest
-from hone_contract.run_spec import RunSpec
 from hone_contract.store import Store
-from hone_trainer.data.report import Lengths
 from hone_trainer.plan import Plan, make_plan
 from hone_trainer.sizing.estimate import METHODS, check_fits, estimate, readable, what_to_lower
 from hone_trainer.sizing.machine import CARDS, Device, shared_by
 
 GB = 10**9
 H100 = Device("NVIDIA H100", True, CARDS[2].memory)
-
-
-def artifact(path: Path, kind: Any, *files: FileEntry) -> Artifact:
-    now = datetime.now(UTC).replace(microsecond=0)
-    return Artifact(path, Manifest(kind=kind, id=path.name, created_at=now, files=list(files)))
-
-
-def plan_of(folder: Path, config: dict[str, Any], lengths: list[int], **spec: Any) -> Plan:
-    """A run on a base of any size, which is sealed for no one: it would have to be written out."""
-    base, dataset = folder / "base", folder / "data"
-    base.mkdir(), dataset.mkdir()
-    size = write_headers(base, config)
-    report = {"train_records": len(lengths), "eval_records": 0, "tokens": Lengths("base", lengths).to_json()}
-    (dataset / "report.json").write_text(json.dumps(report), encoding="utf-8")
-    return Plan(
-        RunSpec.model_validate({"model": {"name": "./base"}, **spec}),
-        artifact(base, "base", FileEntry(path="model.safetensors", size=size, sha256="0" * 64)),
-        artifact(dataset, "dataset"),
-        "",
-        "a-run",
-    )
 
 
 @pytest.fixture

@@ -1,8 +1,7 @@
 """Who may do what: the first thing that a route asks."""
 
 import time
-from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
@@ -39,13 +38,18 @@ class KeyRing:
         return caller
 
 
-def allowed(scope: Scope) -> Callable[[Request], Caller]:
-    """A dependency: the caller, if its key is right and has this scope.
+class Allowed:
+    """A dependency of a route: the caller, who has one of these scopes, as the guard before it has found."""
 
-    Raises ApiError before anything is looked up, so that it tells nothing of what there is.
-    """
+    def __init__(self, *scopes: Scope) -> None:
+        self._scopes = scopes
 
-    def check(request: Request) -> Caller:
+    async def __call__(self, request: Request) -> Caller:
+        caller: Caller = request.state.caller
+        return caller
+
+    def check(self, request: Request) -> None:
+        """Raises ApiError before anything is looked up, so that it tells nothing of what there is."""
         ring: KeyRing = request.app.state.keys
         caller = ring.caller(_shown(request))
         if caller is None:
@@ -55,16 +59,13 @@ def allowed(scope: Scope) -> Callable[[Request], Caller]:
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if not caller.may(scope):
+        if not any(caller.may(scope) for scope in self._scopes):
             raise ApiError(
                 403,
-                f"You have insufficient permissions for this operation. Missing scopes: {scope}",
+                f"You have insufficient permissions for this operation. Missing scopes: {self._scopes[-1]}",
                 code="insufficient_permissions",
             )
         request.state.caller = caller
-        return caller
-
-    return check
 
 
 def guard(app: FastAPI, below: str) -> None:
@@ -75,20 +76,20 @@ def guard(app: FastAPI, below: str) -> None:
     for route in app.routes:
         if isinstance(route, APIRoute) and route.path.startswith(below):
             calls = [each.call for each in route.dependant.dependencies]
-            checks = [call for call in calls if get_type_hints(call).get("return") is Caller]
-            if not checks:
+            found = next((call for call in calls if isinstance(call, Allowed)), None)
+            if found is None:
                 raise LookupError(f"{route.path} asks for no key")
-            route.app = _Guarded(route.app, checks[0])
+            route.app = _Guarded(route.app, found)
 
 
 class _Guarded:
     """A route's own application, behind a check."""
 
-    def __init__(self, app: Any, check: Any) -> None:
-        self._app, self._check = app, check
+    def __init__(self, app: Any, allowed: Allowed) -> None:
+        self._app, self._allowed = app, allowed
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await run_in_threadpool(self._check, Request(scope))
+        await run_in_threadpool(self._allowed.check, Request(scope))
         await self._app(scope, receive, send)
 
 
@@ -98,6 +99,8 @@ def _shown(request: Request) -> str:
     return secret.strip() if scheme.lower() == "bearer" else ""
 
 
-ForFiles = Annotated[Caller, Depends(allowed("files"))]
-ForTuning = Annotated[Caller, Depends(allowed("tune"))]
-ForChat = Annotated[Caller, Depends(allowed("chat"))]
+ForFiles = Annotated[Caller, Depends(Allowed("files"))]
+ForTuning = Annotated[Caller, Depends(Allowed("tune"))]
+ForChat = Annotated[Caller, Depends(Allowed("chat"))]
+ForReading = Annotated[Caller, Depends(Allowed("chat", "tune"))]
+"""Whoever may chat or tune may see what with."""

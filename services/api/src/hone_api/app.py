@@ -15,6 +15,7 @@ from hone_api.errors import ApiError, busy, invalid
 from hone_api.middleware import Around
 from hone_api.routes import files, health, inference, jobs, models, uploads
 from hone_api.services import Services
+from hone_api.serving.names import Names
 
 _DATABASE_SECONDS = 5
 
@@ -41,6 +42,7 @@ def make_app(services: Services, background: Background = lambda _: nullcontext(
     )
     app.state.services = services
     app.state.keys = KeyRing(services.database)
+    app.state.names = Names(services.settings, services.database)
     for each in (files, uploads, jobs, models, inference):
         app.include_router(each.router, prefix="/v1")
     guard(app, "/v1/")

@@ -1,7 +1,6 @@
 """What the operator decides: one YAML file, and the environment for what is secret or differs by place."""
 
 import os
-import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from pydantic import (
 )
 
 from hone_contract.errors import BadConfiguration
+from hone_contract.store import base_name
 
 MIB = 2**20
 GIB = 2**30
@@ -58,8 +58,7 @@ class Tunable(_Settings):
     @property
     def stored(self) -> str:
         """The base's name in the store, as the trainer gives it (a folder's own name, without its path)."""
-        name = Path(self.base).name if self.base.startswith((".", "/", "~")) else self.base
-        return re.sub(r"[/:]+", "--", name)
+        return base_name(Path(self.base).name if self.base.startswith((".", "/", "~")) else self.base)
 
 
 class Upstream(_Settings):

@@ -264,7 +264,7 @@ def _train_run(options: argparse.Namespace, store: Store) -> None:
             plan, processes = first_does(lambda: _plan_run(options, store))
     elif (node := this_node()).count > 1 and not is_launched():
         # One of all machines plans, when they have met: each would otherwise fetch the base.
-        sys.exit(launch(same_command(), _processes_here(options), node))
+        sys.exit(launch(same_command(), _processes_here(options, node.count), node))
     else:
         plan, processes = _plan_run(options, store)
         if processes > 1:
@@ -296,14 +296,14 @@ def _check_backend(options: argparse.Namespace) -> None:
         import_unsloth(spec)
 
 
-def _processes_here(options: argparse.Namespace) -> int:
+def _processes_here(options: argparse.Namespace, machines: int) -> int:
     """How many are to train on this machine, which is one of several."""
     from hone_contract.spec_file import load_run_spec
     from hone_trainer.launch import check_alone, choose
-    from hone_trainer.node import processes_here, this_node
+    from hone_trainer.node import processes_here
 
     if (backend := load_run_spec(options.spec).backend) == "unsloth":
-        check_alone(backend, this_node().count)
+        check_alone(backend, machines)
     import torch
 
     return choose(options.processes or processes_here(), torch.cuda.device_count())

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,18 +56,10 @@ class Run:
         )
         return found[-1].parent if found else None
 
-    def status(self) -> RunStatus | None:
-        folder = self.folder
-        if folder is None:
-            return None
-        try:
-            return RunStatus.model_validate_json((folder / "status.json").read_text(encoding="utf-8"))
-        except (OSError, ValidationError):
-            return None
-
     def news(self, before: Progress) -> tuple[list[Point], Progress]:
         """What was not told yet. A run that went on from a checkpoint writes some steps again."""
-        folder, status = self.folder, self.status()
+        folder = self.folder
+        status = _status(folder) if folder else None
         if folder is None or status is None:
             return [], before
         points, now = [], before
@@ -80,43 +73,64 @@ class Run:
                 points.append(_validation(line, status.total_steps))
         return points, now
 
+    def results(self) -> "Results":
+        """All that it has left, read once."""
+        folder = self.folder
+        return Results(_sealed(folder), _losses(folder)) if folder else Results([], {})
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a run has left."""
+
+    steps: list[int]
+    """Of the sealed checkpoints, in order."""
+    rows: dict[int, dict[str, float]]
+    """What is known of each step."""
+
+    @property
     def checkpoints(self) -> list[tuple[int, dict[str, float]]]:
         """Steps of the sealed ones, with their losses, in order."""
-        found = []
-        for path in self.folder.glob("checkpoints/step-*") if self.folder else ():
-            try:
-                step = int(open_artifact(path, "checkpoint").manifest.metrics["step"])
-            except (HoneError, KeyError, OSError):
-                continue
-            found.append(step)
-        losses = self._losses()
-        return [(step, {"step": step, **losses.get(step, {})}) for step in sorted(found)]
+        return [(step, {"step": step, **self.rows.get(step, {})}) for step in self.steps]
+
+    @property
+    def tokens(self) -> int:
+        """Trained on, prompts included."""
+        return max((int(row["tokens"]) for row in self.rows.values()), default=0)
 
     def table(self) -> bytes:
         """All steps as CSV: what OpenAI's result file has, and what Hone knows beside it."""
         out = io.StringIO()
-        writer = csv.DictWriter(out, _COLUMNS, extrasaction="ignore")
+        writer = csv.DictWriter(out, _COLUMNS)
         writer.writeheader()
-        for step, row in sorted(self._losses().items()):
+        for step, row in sorted(self.rows.items()):
             writer.writerow({"step": step, **row})
         return out.getvalue().encode()
 
-    def tokens(self) -> int:
-        """Trained on, prompts included."""
-        return max((int(row.get("tokens", 0)) for row in self._losses().values()), default=0)
 
-    def _losses(self) -> dict[int, dict[str, float]]:
-        found: dict[int, dict[str, float]] = {}
-        for _, line in _lines(self.folder / "metrics.jsonl", 0, most=None) if self.folder else ():
-            row = found.setdefault(line.step, {})
-            said = {
-                "train_loss": line.loss,
-                "valid_loss": line.eval_loss,
-                "learning_rate": line.learning_rate,
-            }
-            row.update({name: value for name, value in said.items() if value is not None})
-            row["tokens"] = line.tokens
-        return found
+def _status(folder: Path) -> RunStatus | None:
+    try:
+        return RunStatus.model_validate_json((folder / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        return None
+
+
+def _sealed(folder: Path) -> list[int]:
+    found = []
+    for path in folder.glob("checkpoints/step-*"):
+        with suppress(HoneError, KeyError, OSError):
+            found.append(int(open_artifact(path, "checkpoint").manifest.metrics["step"]))
+    return sorted(found)
+
+
+def _losses(folder: Path) -> dict[int, dict[str, float]]:
+    found: dict[int, dict[str, float]] = {}
+    for _, line in _lines(folder / "metrics.jsonl", 0, most=None):
+        row = found.setdefault(line.step, {})
+        said = {"train_loss": line.loss, "valid_loss": line.eval_loss, "learning_rate": line.learning_rate}
+        row.update({name: value for name, value in said.items() if value is not None})
+        row["tokens"] = line.tokens
+    return found
 
 
 def _lines(file: Path, start: int, most: int | None = _MOST_LINES) -> Iterator[tuple[int, StepMetrics]]:

@@ -144,18 +144,18 @@ class Running:
         except (OSError, HoneError) as error:
             self._failed(job, Failure("server_error", f"The run left no adapter: {error}"))
             return
-        run = self._run(job)
+        left = self._run(job).results()
         with suppress(_Elsewhere), self.services.storage.incoming() as incoming:
-            incoming.write(run.table())
+            incoming.write(left.table())
             with kept(self.services, incoming) as (digest, size), self.services.database.writing() as session:
                 current = self._same(session, job)
                 if current is None:
                     # Nobody is told of the bytes then, so they go.
                     raise _Elsewhere
-                current.run_id, current.trained_tokens = run_id, run.tokens()
+                current.run_id, current.trained_tokens = run_id, left.tokens
                 current.result_files = [add_results(session, current, digest, size).id]
                 name = model_name(session, current, self.services.settings.organization)
-                add_checkpoints(session, current, name, run.checkpoints())
+                add_checkpoints(session, current, name, left.checkpoints)
                 _enter(current, MERGE if read_extras(current.labels).deploy == "merged" else DEPLOY)
 
     def _imported(self, job: Job) -> None:

@@ -1,7 +1,6 @@
 """A job's folder: what its stages read, and where the trainer leaves the run's id."""
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,6 @@ class Workspace:
         """The run that the trainer is to train; the same job makes the same bytes, and so the same run."""
         has_eval = (self.folder / _EVAL).exists()
         write_atomically(self.spec, yaml.safe_dump(_spec(job, tunable, has_eval), sort_keys=False))
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def run_name(job: Job) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
 from sqlalchemy import Select, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from hone_api.access import ForTuning
 from hone_api.database.tables import Checkpoint, Event, Job, Label
@@ -16,9 +16,7 @@ from hone_api.jobs.creation import Resent, create_job
 from hone_api.keys import Caller
 from hone_api.services import Ours
 from hone_api.wire.jobs import (
-    CheckpointObject,
     CreateJob,
-    EventObject,
     JobObject,
     checkpoint_object,
     event_object,
@@ -89,15 +87,8 @@ def list_events(
     """The newest first."""
     with ours.database.reading() as session:
         job = _find(session, caller, job_id)
-        wanted = select(Event).where(Event.job_number == job.number)
-        if after is not None:
-            last = session.scalar(wanted.where(Event.id == after)) if is_id(after) else None
-            if last is None:
-                raise missing("event", after, "after")
-            wanted = wanted.where(Event.number < last.number)
-        rows, more = _newest(session, wanted.order_by(Event.number.desc()), limit)
-        told: Sequence[EventObject] = [event_object(row) for row in rows]
-        return page(told, has_more=more)
+        rows, more = _after(session, Event, Event.number, job, after, limit)
+        return page([event_object(row) for row in rows], has_more=more)
 
 
 @router.get("/{job_id}/checkpoints")
@@ -107,15 +98,8 @@ def list_checkpoints(
     """The newest first."""
     with ours.database.reading() as session:
         job = _find(session, caller, job_id)
-        wanted = select(Checkpoint).where(Checkpoint.job_number == job.number)
-        if after is not None:
-            last = session.scalar(wanted.where(Checkpoint.id == after)) if is_id(after) else None
-            if last is None:
-                raise missing("checkpoint", after, "after")
-            wanted = wanted.where(Checkpoint.step < last.step)
-        rows, more = _newest(session, wanted.order_by(Checkpoint.step.desc()), limit)
-        told: Sequence[CheckpointObject] = [checkpoint_object(row, job.id) for row in rows]
-        return page(told, has_more=more)
+        rows, more = _after(session, Checkpoint, Checkpoint.step, job, after, limit)
+        return page([checkpoint_object(row, job.id) for row in rows], has_more=more)
 
 
 def _moved(job_id: str, caller: Caller, ours: Ours, status: str, message: str) -> JobObject:
@@ -135,6 +119,25 @@ def _find(session: Session, caller: Caller, job_id: str, *, lock: bool = False) 
     if job is None:
         raise missing("fine-tuning job", job_id, "fine_tuning_job_id", "fine_tune_not_found")
     return job
+
+
+def _after(
+    session: Session,
+    table: type[Event] | type[Checkpoint],
+    order: InstrumentedAttribute[int],
+    job: Job,
+    after: str | None,
+    limit: int,
+) -> tuple[Sequence[Any], bool]:
+    """A page of what belongs to a job, which begins behind the one with this id."""
+    mine = table.job_number == job.number
+    wanted = select(table).where(mine)
+    if after is not None:
+        last = session.scalar(select(order).where(mine, table.id == after)) if is_id(after) else None
+        if last is None:
+            raise missing(table.__name__.lower(), after, "after")
+        wanted = wanted.where(order < last)
+    return _newest(session, wanted.order_by(order.desc()), limit)
 
 
 def _newest(session: Session, wanted: Select[Any], limit: int) -> tuple[Sequence[Any], bool]:

@@ -1,13 +1,13 @@
 """Models that a project can ask: those that it tuned, and the bases of the settings."""
 
 import time
-from typing import Annotated
+from typing import cast
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 
-from hone_api.access import ForTuning, allowed
+from hone_api.access import ForReading, ForTuning
 from hone_api.database.tables import Model
 from hone_api.errors import ApiError
 from hone_api.keys import Caller
@@ -22,25 +22,7 @@ _BEGINNING = 0
 
 
 def names_of(request: Request) -> Names:
-    """One for each app; called on the event loop only, so that there is one."""
-    state = request.app.state
-    if not hasattr(state, "names"):
-        state.names = Names(state.services.settings, state.services.database)
-    names: Names = state.names
-    return names
-
-
-def _may_read(request: Request) -> Caller:
-    """Whoever may chat or tune may see what with."""
-    try:
-        return allowed("chat")(request)
-    except ApiError as error:
-        if error.status_code != 403:
-            raise
-    return allowed("tune")(request)
-
-
-ForReading = Annotated[Caller, Depends(_may_read)]
+    return cast(Names, request.app.state.names)
 
 
 @router.get("/models")

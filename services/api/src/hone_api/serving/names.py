@@ -3,7 +3,6 @@
 Whoever asks for another project's model learns no more than whoever asks for one that never was.
 """
 
-import re
 import time
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from hone_api.database.session import Database
 from hone_api.database.tables import Checkpoint, Job, Model
 from hone_api.errors import ApiError
 from hone_api.settings import Settings, Upstream
+from hone_contract.store import base_name
 
 _REMEMBERED = 3.0
 """Seconds for which a found name is not looked up again."""
@@ -113,9 +113,9 @@ def servers_of(settings: Settings, *, base: str, served_as: str, merged: bool) -
     """Those that have the merged model, or the base and with it its adapters."""
     if merged:
         return tuple(server for server in settings.servers if server.model == served_as)
-    return tuple(
-        server for server in settings.servers if server.base and _stored(server.base) == _stored(base)
-    )
+    # Settings may say the name that a run spec has.
+    wanted = base_name(base)
+    return tuple(server for server in settings.servers if server.base and base_name(server.base) == wanted)
 
 
 def can_be_a_name(name: str) -> bool:
@@ -167,8 +167,3 @@ def _is_free(session: Session, project_id: str, name: str) -> bool:
     made = select(Model.project_id).where(Model.served_as == name, Model.merged.is_(True))
     owners = set(session.scalars(made))
     return not owners or project_id in owners
-
-
-def _stored(name: str) -> str:
-    """As the store has it; settings may say the name that a run spec has."""
-    return re.sub(r"[/:]+", "--", name)

@@ -10,6 +10,53 @@ depends_on = None
 
 
 def upgrade() -> None:
+    _projects()
+    _files()
+    _jobs()
+    _keys()
+    _uploads()
+    _checkpoints()
+    _events()
+    _labels()
+    _models()
+    _parts()
+
+
+def downgrade() -> None:
+    with op.batch_alter_table("parts", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_parts_upload_id"))
+
+    op.drop_table("parts")
+    with op.batch_alter_table("models", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_models_project_id"))
+
+    op.drop_table("models")
+    with op.batch_alter_table("labels", schema=None) as batch_op:
+        batch_op.drop_index("labels_by_value")
+
+    op.drop_table("labels")
+    with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.drop_index("events_of_job")
+
+    op.drop_table("events")
+    op.drop_table("checkpoints")
+    op.drop_table("uploads")
+    op.drop_table("keys")
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index("jobs_of_project")
+        batch_op.drop_index("jobs_by_status")
+        batch_op.drop_index(batch_op.f("ix_jobs_request_digest"))
+
+    op.drop_table("jobs")
+    with op.batch_alter_table("files", schema=None) as batch_op:
+        batch_op.drop_index("files_of_project")
+        batch_op.drop_index("files_by_digest")
+
+    op.drop_table("files")
+    op.drop_table("projects")
+
+
+def _projects() -> None:
     op.create_table(
         "projects",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -18,6 +65,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
     )
+
+
+def _files() -> None:
     op.create_table(
         "files",
         sa.Column(
@@ -45,6 +95,8 @@ def upgrade() -> None:
         batch_op.create_index("files_by_digest", ["digest"], unique=False)
         batch_op.create_index("files_of_project", ["project_id", "number"], unique=False)
 
+
+def _jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column(
@@ -88,6 +140,8 @@ def upgrade() -> None:
         batch_op.create_index("jobs_by_status", ["status", "number"], unique=False)
         batch_op.create_index("jobs_of_project", ["project_id", "number"], unique=False)
 
+
+def _keys() -> None:
     op.create_table(
         "keys",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -104,6 +158,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("digest"),
     )
+
+
+def _uploads() -> None:
     op.create_table(
         "uploads",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -123,6 +180,9 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id"),
     )
+
+
+def _checkpoints() -> None:
     op.create_table(
         "checkpoints",
         sa.Column(
@@ -141,6 +201,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("job_number", "step"),
         sa.UniqueConstraint("model"),
     )
+
+
+def _events() -> None:
     op.create_table(
         "events",
         sa.Column(
@@ -160,6 +223,8 @@ def upgrade() -> None:
     with op.batch_alter_table("events", schema=None) as batch_op:
         batch_op.create_index("events_of_job", ["job_number", "number"], unique=False)
 
+
+def _labels() -> None:
     op.create_table(
         "labels",
         sa.Column("job_number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
@@ -171,6 +236,8 @@ def upgrade() -> None:
     with op.batch_alter_table("labels", schema=None) as batch_op:
         batch_op.create_index("labels_by_value", ["key", "value"], unique=False)
 
+
+def _models() -> None:
     op.create_table(
         "models",
         sa.Column("id", sa.String(length=512), nullable=False),
@@ -194,6 +261,8 @@ def upgrade() -> None:
     with op.batch_alter_table("models", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_models_project_id"), ["project_id"], unique=False)
 
+
+def _parts() -> None:
     op.create_table(
         "parts",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -205,37 +274,3 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("parts", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_parts_upload_id"), ["upload_id"], unique=False)
-
-
-def downgrade() -> None:
-    with op.batch_alter_table("parts", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_parts_upload_id"))
-
-    op.drop_table("parts")
-    with op.batch_alter_table("models", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_models_project_id"))
-
-    op.drop_table("models")
-    with op.batch_alter_table("labels", schema=None) as batch_op:
-        batch_op.drop_index("labels_by_value")
-
-    op.drop_table("labels")
-    with op.batch_alter_table("events", schema=None) as batch_op:
-        batch_op.drop_index("events_of_job")
-
-    op.drop_table("events")
-    op.drop_table("checkpoints")
-    op.drop_table("uploads")
-    op.drop_table("keys")
-    with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.drop_index("jobs_of_project")
-        batch_op.drop_index("jobs_by_status")
-        batch_op.drop_index(batch_op.f("ix_jobs_request_digest"))
-
-    op.drop_table("jobs")
-    with op.batch_alter_table("files", schema=None) as batch_op:
-        batch_op.drop_index("files_of_project")
-        batch_op.drop_index("files_by_digest")
-
-    op.drop_table("files")
-    op.drop_table("projects")

@@ -2,8 +2,15 @@
 
 import json
 import struct
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from hone_contract.artifact import Artifact
+from hone_contract.manifest import FileEntry, Manifest
+from hone_contract.run_spec import RunSpec
+from hone_trainer.data.report import Lengths
+from hone_trainer.plan import Plan
 
 Shape = tuple[int, ...]
 
@@ -64,3 +71,25 @@ def write_headers(folder: Path, config: dict[str, Any]) -> int:
     text = json.dumps(header).encode()
     (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text)
     return end
+
+
+def _artifact(path: Path, kind: Any, *files: FileEntry) -> Artifact:
+    now = datetime.now(UTC).replace(microsecond=0)
+    return Artifact(path, Manifest(kind=kind, id=path.name, created_at=now, files=list(files)))
+
+
+def plan_of(folder: Path, config: dict[str, Any], lengths: list[int], **spec: Any) -> Plan:
+    """A run on a base of any size, which is sealed for no one: it would have to be written out."""
+    base, dataset = folder / "base", folder / "data"
+    for each in (base, dataset):
+        each.mkdir()
+    size = write_headers(base, config)
+    report = {"train_records": len(lengths), "eval_records": 0, "tokens": Lengths("base", lengths).to_json()}
+    (dataset / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    return Plan(
+        RunSpec.model_validate({"model": {"name": "./base"}, **spec}),
+        _artifact(base, "base", FileEntry(path="model.safetensors", size=size, sha256="0" * 64)),
+        _artifact(dataset, "dataset"),
+        "",
+        "a-run",
+    )
