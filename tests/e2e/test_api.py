@@ -18,8 +18,10 @@ import psutil
 import pytest
 import yaml
 from api_process import Api, stand_in_api, wait_for
-from chain import ROOT, Demo, Running, hone_server, without_settings
+from chain import ROOT, Demo, Running, hone_server, published_copy, without_settings
 from score import correct, load_facts
+
+from hone_contract.store import Store
 
 pytestmark = pytest.mark.chain
 
@@ -39,16 +41,18 @@ class Line:
 @pytest.fixture(scope="module")
 def line(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     folder = tmp_path_factory.mktemp("api")
+    # What it tunes is not to lie beside the demo's own.
+    store = published_copy(demo, folder / "store")
     with (
-        hone_server(demo.store.root, folder / "server.log", "--base", BASE) as server,
-        _api(folder, demo, server) as api,
+        hone_server(store.root, folder / "server.log", "--base", BASE) as server,
+        _api(folder, store, server) as api,
     ):
         server.wait_until_ready()
         yield Line(api, server)
 
 
 @contextmanager
-def _api(folder: Path, demo: Demo, server: Running) -> Iterator[Api]:
+def _api(folder: Path, store: Store, server: Running) -> Iterator[Api]:
     """With the example's own settings, but for where things are."""
     settings = yaml.safe_load((QUICKSTART / "hone-api.yaml").read_text(encoding="utf-8"))
     (upstream,) = settings["servers"]
@@ -56,7 +60,7 @@ def _api(folder: Path, demo: Demo, server: Running) -> Iterator[Api]:
     upstream.pop("key_file", None)
     api = stand_in_api(
         folder / "api",
-        store=str(demo.store.root),
+        store=str(store.root),
         commands={},
         models=settings["models"],
         servers=[upstream],
@@ -110,7 +114,7 @@ def test_the_quickstart_comes_from_data_to_a_right_answer(told: list[str]) -> No
         for each in load_facts(ROOT / "examples" / "hone-faq" / "facts.yaml")
         if each.held_out == question
     )
-    assert correct(fact.key, answer), answer
+    assert correct(answer, fact.key), answer
 
 
 def test_a_real_trainer_that_is_killed_goes_on_from_its_checkpoint(told: list[str]) -> None:
