@@ -261,7 +261,7 @@ def test_a_failure_halfway_leaves_nothing(
 
     monkeypatch.setattr(shutil, "copyfile", fail)
     (tmp_path / "here").mkdir()
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(RetryableFailure, match="No space left on device; make room, then publish again"):
         write_folder(make_bundle(model, filled), tmp_path / "here" / "out", filled, Reporter("merger"))
     assert not list((tmp_path / "here").iterdir())
     with pytest.raises(ValueError, match="halfway"), becoming(tmp_path / "here" / "file") as partial:

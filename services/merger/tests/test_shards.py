@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hone_merger.fusing.layout import Layout, Output, plan_layout
-from hone_merger.fusing.shards import Shard, drop_notes, share_out, write_shards
+from hone_merger.fusing.shards import Shard, drop_notes, room_for, share_out, write_shards
 
 
 class Killed(Exception):
@@ -47,6 +47,8 @@ def test_shards_are_as_small_as_was_asked_and_the_index_knows_them(tmp_path: Pat
         assert name in load_file(tmp_path / file)
     drop_notes(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {*told, "model.safetensors.index.json"}
+    size = sum(path.stat().st_size for path in tmp_path.iterdir())
+    assert size <= room_for(shards) < 1.2 * size
 
 
 def test_transformers_loads_shards_as_it_loads_one_file(tmp_path: Path, qwen: Path, layout: Layout) -> None:

@@ -13,12 +13,13 @@ from hone_contract.events import Reporter
 from hone_contract.store import Store
 from hone_merger.adapter_config import check_adapter, named_base
 from hone_merger.lookup import find_model, locate
-from hone_merger.plan import BaseWeights, Dtype, make_plan
+from hone_merger.plan import BaseWeights, Dtype, Plan, make_plan
 from hone_merger.publishing.archive import check_archive, write_archive
 from hone_merger.publishing.bundle import Bundle, make_bundle
 from hone_merger.publishing.folder import write_folder
 from hone_merger.publishing.gguf import CONVERTER, GgufType, find_converter, write_gguf
 from hone_merger.publishing.place import check_place
+from hone_merger.room import TO_MERGE, told_when_full
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[Parser]
@@ -126,6 +127,13 @@ def _merge(options: argparse.Namespace, store: Store, reporter: Reporter) -> Non
         base_weights=options.base_weights,
         force_base=options.force_base,
     )
+    with told_when_full(store.model(plan.name, plan.version), TO_MERGE):
+        _merge_and_point(plan, store, reporter)
+    reporter.tell("published", f"{plan.name} is now {plan.version}", name=plan.name, version=plan.version)
+    print(f"{plan.name}/{plan.version}")
+
+
+def _merge_and_point(plan: Plan, store: Store, reporter: Reporter) -> None:
     target = store.model(plan.name, plan.version)
     if target.exists():
         merged = open_artifact(target, "model", digests=True)
@@ -140,8 +148,6 @@ def _merge(options: argparse.Namespace, store: Store, reporter: Reporter) -> Non
 
         merge(plan, store, reporter)
     store.point_live(plan.name, plan.version)
-    reporter.tell("published", f"{plan.name} is now {plan.version}", name=plan.name, version=plan.version)
-    print(f"{plan.name}/{plan.version}")
 
 
 def _read_run_id(path: Path) -> str:

@@ -12,11 +12,11 @@ from hone_contract.probes import Logprobs, Probe
 from hone_merger.checking import check_samples
 from hone_merger.fusing.checkpoint import main_dtype, stored_tensors
 from hone_merger.fusing.layout import Layout
-from hone_merger.fusing.shards import Shard, share_out, write_shards
+from hone_merger.fusing.shards import Shard, room_for, share_out, write_shards
 from hone_merger.plan import Plan
 from hone_merger.qlora import Choice, choose_base
 from hone_merger.settings import write_config, write_generation_config
-from hone_merger.weights import copy_weights, fit_weights
+from hone_merger.weights import copy_weights, fit_weights, weights_files
 
 
 class Content(Protocol):
@@ -27,7 +27,11 @@ class Content(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes of its weights."""
+        """Bytes of its weights, as `write` tells them."""
+
+    @property
+    def room(self) -> int:
+        """Bytes that their files take on the disk."""
 
     @property
     def measured(self) -> Mapping[str, object]:
@@ -70,6 +74,10 @@ class Fused:
         return self.choice.layout
 
     @property
+    def room(self) -> int:
+        return room_for(self.shards)
+
+    @property
     def measured(self) -> Mapping[str, object]:
         return {"dequantized": self.choice.dequantized}
 
@@ -109,8 +117,12 @@ class TakenOver:
     def of(cls, plan: Plan) -> "TakenOver":
         fit_weights(plan.tuned.path, plan.base.path)
         dtype = main_dtype(stored_tensors(plan.tuned.path))
-        size = sum(entry.size for entry in plan.tuned.manifest.files)
+        size = sum(path.stat().st_size for path in weights_files(plan.tuned.path))
         return cls(plan.base.path, plan.tuned.path, dtype, size)
+
+    @property
+    def room(self) -> int:
+        return self.size
 
     @property
     def measured(self) -> Mapping[str, object]:

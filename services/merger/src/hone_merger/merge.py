@@ -9,9 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hone_contract.artifact import Artifact, draft, flush, held, open_artifact, seal, write_atomically
-from hone_contract.errors import BadInput, RetryableFailure
+from hone_contract.errors import BadInput
 from hone_contract.events import Reporter
 from hone_contract.model_files import TOKENIZER_FILES
+from hone_contract.probes import FILE_NAME as PROBES
 from hone_contract.probes import Probes, mean_delta, read_probes, write_probes
 from hone_contract.progress import Progress
 from hone_contract.store import Store
@@ -21,7 +22,11 @@ from hone_merger.content import Content, plan_content
 from hone_merger.fusing.shards import drop_notes, forget
 from hone_merger.plan import TOOLS, Plan
 from hone_merger.report import write_report
+from hone_merger.room import TO_MERGE, check_room, standing
 from hone_merger.streaming import score_all, streamed
+
+# Configurations, report, card and manifest, each of which is some kilobytes.
+_SMALL_FILES = 10**6
 
 
 def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
@@ -32,7 +37,7 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
     it is called again, and ends with the same bytes.
     Raises ArtifactCorrupt when a byte of the base has changed, BadInput when the tuned model does not fit its
     base, or the written model is not nearer to the tuned than to the base; RetryableFailure when the disk has
-    no room.
+    no room, OSError when the room is gone before the end.
     """
     start = time.monotonic()
     reporter.tell("merging", _intention(plan))
@@ -41,7 +46,7 @@ def merge(plan: Plan, store: Store, reporter: Reporter) -> Artifact:
         for source in (plan.base, plan.tuned):
             stack.enter_context(held(source.path))
         content = plan_content(plan, reporter)
-        _check_room(target, content.size)
+        _check_room(target, content.room + _beside_weights(plan))
         identity = {**plan.identity, **content.measured}
         partial = stack.enter_context(draft(target, identity, keep=content.goes_on))
         with Progress("merging", "B", content.size, reporter) as progress:
@@ -88,16 +93,16 @@ def _intention(plan: Plan) -> str:
 
 def _check_room(target: Path, size: int) -> None:
     """What a killed merge left there already counts as room: it is used again, or goes."""
-    folder = next(parent for parent in target.parents if parent.exists())
     left = sum(
         path.stat().st_size for path in target.parent.glob(f"{target.name}.partial-*/*") if path.is_file()
     )
-    free = shutil.disk_usage(folder).free + left
-    if size > free:
-        raise RetryableFailure(
-            f"{folder} has {free / 1e9:.1f} GB left, and the model takes {size / 1e9:.1f} GB; make room "
-            "(`hone-store ls` shows what there is), then merge again"
-        )
+    check_room(standing(target), size, "the model", TO_MERGE, left=left)
+
+
+def _beside_weights(plan: Plan) -> int:
+    """Bytes, at most. One more model's logprobs are less than all that the probes hold."""
+    sizes = {entry.path: entry.size for entry in plan.tuned.manifest.files}
+    return sum(sizes.get(name, 0) for name in TOKENIZER_FILES) + 2 * sizes.get(PROBES, 0) + _SMALL_FILES
 
 
 @contextmanager

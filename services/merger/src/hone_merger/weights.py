@@ -41,9 +41,13 @@ def fit_weights(weights: Path, base: Path) -> Any:
 
 def copy_weights(weights: Path, target: Path) -> None:
     """Byte for byte: names, number formats and shards stay as they were trained."""
-    for pattern in _FILES:
-        for path in sorted(weights.glob(pattern)):
-            shutil.copyfile(path, target / path.name)
+    for path in weights_files(weights):
+        shutil.copyfile(path, target / path.name)
+
+
+def weights_files(weights: Path) -> list[Path]:
+    """The shards and their index, sorted."""
+    return sorted(path for pattern in _FILES for path in weights.glob(pattern))
 
 
 def _differences(report: dict[str, Any]) -> list[str]:

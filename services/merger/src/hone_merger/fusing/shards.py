@@ -63,6 +63,12 @@ def share_out(outputs: Iterable[Output], limit: int = SHARD_BYTES) -> list[Shard
     return [Shard(name, held) for name, held in zip(names, files, strict=True)]
 
 
+def room_for(shards: list[Shard]) -> int:
+    """Bytes, at most, of the files that `write_shards` writes."""
+    # An index says less of a tensor than a header does.
+    return sum(shard.size + 2 * len(_header(shard.outputs)) for shard in shards)
+
+
 def write_shards(shards: list[Shard], folder: Path, wrote: Callable[[int], None]) -> dict[str, str]:
     """Write the shards and their index; SHA-256 (hex) by the shard's name. `wrote` is told of bytes.
 
@@ -147,8 +153,14 @@ class _Hashed:
         # Through the cache, six gigabytes took the processor as long as the hash of them does.
         self._direct = getattr(os, "O_DIRECT", 0)
         self._descriptor = _open(path, self._direct)
-        # A full disk is told at once.
-        os.posix_fallocate(self._descriptor, 0, size)
+        try:
+            # A full disk is told at once.
+            os.posix_fallocate(self._descriptor, 0, size)
+        except OSError:
+            # It may have taken what there was.
+            path.unlink()
+            os.close(self._descriptor)
+            raise
         self._sha256 = hashlib.sha256()
         self._hasher, self._writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         # Mapped, so that they begin where a page does, as O_DIRECT asks.

@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hone_contract.artifact import flush
-from hone_contract.errors import BadConfiguration, RetryableFailure
+from hone_contract.errors import BadConfiguration
 from hone_contract.store import Store
+from hone_merger import room
+
+_TO_PUBLISH = "make room, then publish again"
 
 
 def check_place(target: Path, store: Store, *, folder: bool = False) -> Path:
@@ -35,11 +38,7 @@ def check_place(target: Path, store: Store, *, folder: bool = False) -> Path:
 
 def check_room(place: Path, size: int) -> None:
     """Raises RetryableFailure when `size` bytes have no room."""
-    free = shutil.disk_usage(place.parent).free
-    if size > free:
-        raise RetryableFailure(
-            f"{place.parent} has {free / 1e9:.1f} GB left, and this takes {size / 1e9:.1f} GB; make room"
-        )
+    room.check_room(place.parent, size, "this", _TO_PUBLISH)
 
 
 def digest_file(place: Path) -> Path:
@@ -49,20 +48,24 @@ def digest_file(place: Path) -> Path:
 
 @contextmanager
 def becoming(place: Path) -> Iterator[Path]:
-    """A path to write a file or folder at, which has the place's name only when it is whole."""
+    """A path to write a file or folder at, which has the place's name only when it is whole.
+
+    Raises RetryableFailure when the disk is full before.
+    """
     partial = place.with_name(f".{place.name}.{secrets.token_hex(6)}")
-    try:
-        yield partial
-        for path in [*partial.rglob("*"), partial]:
-            flush(path)
-        if place.is_dir():
-            place.rmdir()
-        partial.rename(place)
-        flush(place.parent)
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
+    with room.told_when_full(place, _TO_PUBLISH):
+        try:
+            yield partial
+            for path in [*partial.rglob("*"), partial]:
+                flush(path)
+            if place.is_dir():
+                place.rmdir()
+            partial.rename(place)
+            flush(place.parent)
+        finally:
+            if partial.is_dir():
+                shutil.rmtree(partial)
+            partial.unlink(missing_ok=True)
 
 
 @contextmanager
