@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
+from threading import Event
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from hone_contract.artifact import Artifact, remove
 from hone_contract.errors import ArtifactBusy
 from hone_contract.manifest import Kind
 from hone_contract.store import Store
-from hone_server import follow
+from hone_server import follow, swap
 from hone_server.current import Serving
 from hone_server.follow import Follower
 
@@ -217,6 +218,34 @@ def test_a_volume_that_hangs_is_told_and_holds_up_neither_answers_nor_the_end(st
     asyncio.run(follow_it())
     assert drill.is_as_before
     assert drill.told() == [f"{store.root} does not answer; v1 is served on"]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [(follow, "open_artifact"), (follow, "difference"), (swap, "same_weights")]
+)
+def test_a_volume_that_hangs_during_a_swap_holds_up_neither_answers_nor_the_end(
+    store: Store, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> None:
+    begun, hangs, over = Event(), Event(), Event()
+
+    def hang(*_: object, **__: object) -> None:
+        begun.set()
+        hangs.wait(20)
+        over.set()
+
+    drill = Drill(store, "v2")
+    # The same weights as before, which no answer can tell from those of before.
+    publish(store, "v2", 1.0)
+    monkeypatch.setattr(module, name, hang)
+
+    async def begin() -> None:
+        async with drill.following() as task:
+            await until(begun.is_set, task)
+
+    asyncio.run(begin())
+    assert not over.is_set()
+    assert drill.serving.model is drill.old
+    hangs.set()
 
 
 def test_a_pointer_that_holds_nonsense_is_told_once(store: Store) -> None:

@@ -18,6 +18,7 @@ from hone_contract.artifact import Artifact, held, open_artifact
 from hone_contract.errors import BadConfiguration, HoneError
 from hone_contract.probes import read_probes
 from hone_server.adapter_list import NoSuchAdapter, NotServed, adapters_of
+from hone_server.apart import apart
 from hone_server.current import Serving
 from hone_server.gate import Verdict, excerpt, judge, other_files
 from hone_server.proof import is_acceptable
@@ -66,7 +67,8 @@ class Adapters:
     async def _admit(self, name: str) -> None:
         async with self._locks[name]:
             if name not in self._loaded:
-                model = await asyncio.to_thread(self._examined, self._path(name))
+                path = self._path(name)
+                model = await apart(lambda: self._examined(path))
                 self._loaded[name] = await self._load(name, model)
         self._loaded.move_to_end(name)
         await self._make_room()

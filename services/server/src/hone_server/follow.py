@@ -75,8 +75,7 @@ class Follower:
     async def _change_to(self, version: str) -> None:
         serving = self.serving
         try:
-            new = await asyncio.to_thread(self._examined, version)
-            reason = difference(serving.model, new)
+            new, reason = await apart(lambda: self._examined(version))
         except (OSError, HoneError, Refused) as error:
             self._put_off = (version, time.monotonic() + _PATIENCE_SECONDS)
             self._tell(f"{version} is not served: {error}; {serving.model.path.name} is served on")
@@ -87,8 +86,11 @@ class Follower:
                 serving.holding.close()
                 serving.holding.push(held_now.pop_all())
 
-    def _examined(self, version: str) -> Artifact:
-        """Every byte is read, before the engine is touched. Raises Refused, or whatever opening it raises."""
+    def _examined(self, version: str) -> tuple[Artifact, str | None]:
+        """Every byte is read, before the engine is touched; and what keeps it from being swapped in.
+
+        Raises Refused, or whatever opening it raises.
+        """
         serving = self.serving
         path = serving.settings.store.model(serving.name, version)
         model = open_artifact(path, "model")
@@ -98,7 +100,7 @@ class Follower:
         if changed := other_files(read_probes(path), path):
             serving.memory.refused(model, changed)
             raise Refused(changed)
-        return model
+        return model, difference(serving.model, model)
 
     async def _swap(self, new: Artifact) -> bool:
         serving, version = self.serving, new.path.name

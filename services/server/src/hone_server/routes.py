@@ -1,12 +1,11 @@
 """The routes that vLLM lacks, or answers otherwise than OpenAI's API."""
 
-import asyncio
-
 from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
 from hone_contract.artifact import Artifact
 from hone_server.adapter_list import adapters_of
+from hone_server.apart import apart
 from hone_server.current import Serving, current
 from hone_server.lobby import openai_error
 
@@ -50,11 +49,11 @@ def _adapters(serving: Serving) -> dict[str, object]:
 
 
 async def list_models() -> dict[str, object]:
-    return {"object": "list", "data": [_card(model) for model in await asyncio.to_thread(_models)]}
+    return {"object": "list", "data": [_card(model) for model in await apart(_models)]}
 
 
 async def retrieve_model(model: str) -> JSONResponse:
-    models = await asyncio.to_thread(_models)
+    models = await apart(_models)
     for each in models:
         if _id(each) == model:
             return JSONResponse(_card(each))

@@ -14,6 +14,7 @@ from hone_contract.artifact import Artifact
 from hone_contract.errors import HoneError
 from hone_contract.probes import read_probes
 from hone_server.alike import same_weights
+from hone_server.apart import apart
 from hone_server.current import Serving
 from hone_server.gate import Verdict, telling, unchanged
 from hone_server.proof import is_acceptable, prove
@@ -99,7 +100,7 @@ async def _take_over(serving: Serving, old: Artifact, new: Artifact) -> Verdict:
         after = await score_alone(serving.app, serving.name, probes)
     except HoneError as error:
         raise _Failed(str(error)) from error
-    if verdict.passed and unchanged(before, after) and not await asyncio.to_thread(same_weights, old, new):
+    if verdict.passed and unchanged(before, after) and not await apart(lambda: same_weights(old, new)):
         verdict = verdict.refused(f"the weights of {old.path.name} are still served")
     if not is_acceptable(serving, verdict):
         raise _Failed(verdict.reason)
