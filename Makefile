@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SOURCES := contract/src services/*/src
+# Tests that want the whole machine: each starts a vLLM server, or trains on all cores.
+ALONE := tests/e2e tests/multinode
 
 .PHONY: help install demo check test test-containers test-cluster test-full images bench bench-data bench-merge bench-swap bench-serve bench-api lock schemas rules faq clean
 
@@ -33,7 +35,8 @@ check: install ## Lint, types, unit and boundary tests: under two minutes, for e
 	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not chain and not full and not containers" contract services tests
 
 test: check ## Everything that CI runs: check, the real chain, and the containers where a Docker engine runs
-	@$(BIN)/python -m pytest -q -m "chain and not full"
+	@$(BIN)/python -m pytest -q -n auto --dist loadfile -m "chain and not full" $(addprefix --ignore=,$(ALONE))
+	@$(BIN)/python -m pytest -q -m "chain and not full" $(ALONE)
 	@$(BIN)/python -m pytest -q -m "containers and not full"
 
 test-containers: install ## Build the images and run compose.yaml for real; starts an engine where there is none (root)
