@@ -134,6 +134,7 @@ def test_data_that_another_api_has_may_be_free_later(tmp_path: Path) -> None:
         done = serving(api)
         assert done.returncode == 75, done.stderr
         assert done.stderr.startswith(f"error: another hone-api works on {api.data}")
+        assert api.data.stat().st_mode & 0o777 == 0o700
         # Whoever makes a key works on the database alone, so it may be done meanwhile.
         assert api.new_key().startswith("hone-")
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import httpx
 import pytest
 from api_app import running_api, wait_until
-from sqlalchemy import select
+from sqlalchemy import select, text
+from sqlalchemy.exc import DatabaseError
 
 from hone_api import access
 from hone_api.access import KeyRing
 from hone_api.database.session import Database
 from hone_api.database.tables import Key, Project, Table
 from hone_api.keys import Caller, create_key, digest, revoke_key
+from hone_api.launcher.environment import without_secrets
 from hone_contract.errors import BadConfiguration
 
 New = Callable[[], str]
@@ -125,6 +127,25 @@ def test_only_a_digest_is_kept(database: Database) -> None:
     assert key.digest == digest(secret) and len(key.digest) == 32
     # Four letters of 43 are for people; there are 2^234 keys with the same.
     assert key.hint == secret[:9] and secret not in repr(vars(key))
+
+
+def test_an_error_of_the_database_tells_no_values(database: Database) -> None:
+    with pytest.raises(DatabaseError) as failed, database.reading() as session:
+        session.execute(text("SELECT 1 FROM nowhere WHERE x = :secret"), {"secret": "of-a-client"})
+    assert "nowhere" in str(failed.value) and "of-a-client" not in str(failed.value)
+
+
+def test_no_stage_inherits_what_looks_like_a_secret() -> None:
+    secret = (
+        "SENTRY_DSN",
+        "DSN",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "GITHUB_PAT",
+        "MY_DATABASE_URL",
+        "DB_PASS",
+    )
+    plain = ("PATH", "PWD", "OLDPWD", "HTTP_PROXY", "COMPASS", "HF_TOKEN")
+    assert without_secrets(dict.fromkeys((*secret, *plain), "1")).keys() == set(plain)
 
 
 def test_a_revoked_key_is_out_after_so_many_seconds(

@@ -88,7 +88,7 @@ def _revoke_key(options: argparse.Namespace, settings: "Settings") -> None:
 def _database(settings: "Settings") -> "Database":
     from hone_api.database.session import Database
 
-    settings.data.mkdir(parents=True, exist_ok=True)
+    settings.make_data()
     database = Database(settings.database_url)
     database.upgrade()
     return database

@@ -34,7 +34,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     Raises RetryableFailure when another process has this data.
     """
     reporter = Reporter("api")
-    settings.data.mkdir(parents=True, exist_ok=True)
+    settings.make_data()
     with _alone(settings.data), _listening(host, port) as listening:
         database = Database(settings.database_url)
         database.upgrade()

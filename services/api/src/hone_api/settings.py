@@ -113,6 +113,10 @@ class Limits(_Settings):
     """Jobs of a project that are neither finished nor paused."""
     body_seconds: Annotated[float, Field(gt=0)] = 60
     """The longest wait for the next bytes of a body."""
+    whole_body_seconds: Annotated[float, Field(gt=0)] = 3600
+    """For all of a body: 512 MiB at 150 kB a second."""
+    check_seconds: Annotated[float, Field(gt=0)] = 3600
+    """For the reading of a file: 8 GiB take some ten minutes."""
     requests: Annotated[int, Field(ge=1)] = 256
     """Requests that are with each server at once; more are told to come again."""
 
@@ -162,6 +166,10 @@ class Settings(_Settings):
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.data.resolve() / 'hone-api.db'}"
+
+    def make_data(self) -> None:
+        """The folder, for nobody else to read; one that is there stays as its owner has it."""
+        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def command(self, stage: Stage) -> list[str]:
         """What a stage's command begins with: the programs beside our own, or those on the PATH."""

@@ -1,7 +1,8 @@
 """Transactions: short, and of two kinds, since SQLite wants to know beforehand who is going to write."""
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,16 @@ class Database:
             raise BadConfiguration(f"database {self._url.drivername}: say sqlite or postgresql+psycopg")
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            self._engine = create_engine(self._url, connect_args={"timeout": _BUSY_SECONDS})
+            self._engine = create_engine(
+                self._url, connect_args={"timeout": _BUSY_SECONDS}, hide_parameters=True
+            )
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
         else:
             url_of_driver = self._url.set(drivername="postgresql+psycopg")
-            self._engine = create_engine(url_of_driver, pool_size=20, max_overflow=20, pool_pre_ping=True)
+            self._engine = create_engine(
+                url_of_driver, pool_size=20, max_overflow=20, pool_pre_ping=True, hide_parameters=True
+            )
         self._writing = self._engine.execution_options(**{_WRITES: True})
 
     def upgrade(self) -> None:
@@ -53,6 +58,8 @@ class Database:
         Raises RetryableFailure when nobody answers, and BadConfiguration for what a newer version made, or
         what is no database of ours.
         """
+        if self.is_sqlite:
+            _make_private(self._url.database or "")
         configuration = Config()
         configuration.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
         try:
@@ -95,6 +102,13 @@ class Database:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+def _make_private(file: str) -> None:
+    """What SQLite lays beside it has the same mode. What cannot be made, SQLite says of itself."""
+    with suppress(OSError):
+        if file and not file.startswith((":", "file:")):
+            os.close(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -33,7 +33,7 @@ class Storage:
         self._files, self._parts, self._incoming = root / "files", root / "parts", root / "incoming"
         self._lock = root / "files.lock"
         for folder in (self._files, self._parts, self._incoming):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, digest: str) -> Path:
         assert _DIGEST.fullmatch(digest), digest
@@ -51,7 +51,7 @@ class Storage:
     def incoming(self) -> Iterator["Incoming"]:
         """A file to write into. Unless it is kept, nothing of it is left, whatever happens."""
         path = self._incoming / secrets.token_hex(16)
-        with path.open("xb", buffering=_BUFFER) as file:
+        with open(path, "xb", buffering=_BUFFER, opener=_private) as file:
             # Whoever sweeps takes what nobody holds.
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
@@ -62,7 +62,7 @@ class Storage:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Meanwhile nobody else brings bytes into place, nor removes any. It is not for long work."""
-        with self._lock.open("ab") as lock:
+        with open(self._lock, "ab", opener=_private) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -138,6 +138,10 @@ def _room() -> Iterator[None]:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ApiError(507, "The disk is full", kind="server_error", code="disk_full") from None
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _sync_folder(folder: Path) -> None:

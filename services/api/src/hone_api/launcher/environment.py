@@ -9,7 +9,11 @@ from collections.abc import Collection, Mapping
 
 _DATABASE = "HONE_API_DATABASE"
 """A URL, and most often with a password in it."""
-_SECRET = ("_KEY", "_KEYS", "_TOKEN", "_SECRET", "PASSWORD", "PASSWD", "PASSPHRASE")
+_SECRET = (
+    *("_KEY", "_KEYS", "_TOKEN", "_TOKENS", "_SECRET", "_SECRETS", "_AUTH", "_PAT"),
+    *("PASSWORD", "PASSWD", "PASSPHRASE", "_PASS", "_PWD"),
+    *("CREDENTIAL", "CREDENTIALS", "DSN", "DATABASE_URL", "CONNECTION_STRING"),
+)
 _NEEDED = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
 """With it a run fetches a base that is not for everyone."""
 
