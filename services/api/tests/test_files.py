@@ -247,6 +247,20 @@ class Killed(Stages):
             raise Killing
 
 
+def test_a_file_that_takes_too_long_to_read_is_an_error(tmp_path: Path) -> None:
+    limits = {"check_seconds": 0.001}
+    with running_api(tmp_path, commands={"check": saying(0)}, limits=limits) as api:
+        client, stages = api.client(), Stages(tmp_path, held=True)
+        made = upload(client)
+        api.tick(stages, 2)
+        assert (stages.stopped, client.files.retrieve(made.id).status) == ([f"{made.id}/1-check"], "uploaded")
+        api.tick(stages)
+        found = client.files.retrieve(made.id)
+        assert found.status == "error" and found.status_details is not None
+        assert found.status_details.startswith("The file could not be read in 0.001 seconds")
+        assert (stages.begun, stages.states) == ([f"{made.id}/1-check"], {})
+
+
 def test_two_files_are_read_at_once_and_the_others_wait(tmp_path: Path) -> None:
     with running_api(tmp_path, commands={"check": saying(0)}) as api:
         client, stages = api.client(), Stages(tmp_path, held=True)
@@ -288,7 +302,13 @@ def test_a_file_that_a_job_needs_goes_with_the_job(api: Api, stages: Stages) -> 
 def _job(project_id: str, file_id: str) -> Job:
     texts = {"model": "m", "training_file": file_id, "status": "running", "stage": "train"}
     zeros = dict.fromkeys(("created_at", "seed", "attempt", "failures", "not_before"), 0)
-    objects: dict[str, Any] = {"method": {}, "resolved": {}, "labels": {}, "progress": {}, "result_files": []}
+    objects: dict[str, Any] = {
+        "method": {"type": "supervised"},
+        "resolved": {},
+        "labels": {},
+        "progress": {},
+        "result_files": [],
+    }
     return Job(id="ftjob-x", project_id=project_id, **texts, **zeros, **objects)
 
 
@@ -339,6 +359,19 @@ def test_a_project_has_room_for_so_much_and_others_for_as_much_again(tmp_path: P
         api.tick(stages, 2)
         one.files.delete(first.id)
         upload(one, lines(example("x")))
+
+
+def test_what_lies_on_disk_is_for_nobody_else_to_read(api: Api) -> None:
+    upload(api.client())
+    kept = [each for name in ("files", "parts", "incoming") for each in (api.folder / name).rglob("*")]
+    kept += [api.folder / name for name in ("files", "parts", "incoming", "files.lock")]
+    url = api.services.settings.database
+    if url.startswith("sqlite"):
+        kept += Path(url.removeprefix("sqlite:///")).parent.glob("hone-api.db*")
+    # What is in a folder that nobody else may enter may have any mode.
+    shut = [each for each in kept if each.stat().st_mode & 0o077 == 0]
+    assert {each for each in kept if not set(each.parents) & set(shut)} <= set(shut)
+    assert len(shut) >= 5
 
 
 def test_what_a_killed_process_left_is_swept(api: Api) -> None:

@@ -9,7 +9,7 @@ import openai
 import pytest
 from api_app import Api, running_api
 from openai import OpenAI
-from sqlalchemy import select
+from sqlalchemy import Engine, event, select
 
 from hone_api.database.tables import Checkpoint, Event, File, Job, Label, Project
 
@@ -122,6 +122,46 @@ def test_what_was_chosen_by_metadata_has_pages_too(client: OpenAI, made: dict[st
     assert [each.id for each in found] == made["jobs"][1::2]
 
 
+def test_jobs_are_chosen_by_all_pairs_of_metadata(api: Api, client: OpenAI) -> None:
+    with api.services.database.writing() as session:
+        found = session.scalars(select(Job.number).where(Job.id.in_(["ftjob-2", "ftjob-3", "ftjob-4"])))
+        session.add_all(Label(job_number=number, key="few", value="x") for number in found)
+
+    def ids(**query: str) -> list[str]:
+        return [each.id for each in client.fine_tuning.jobs.list(extra_query=query, limit=1)]
+
+    assert ids(**{"metadata[few]": "x"}) == ["ftjob-4", "ftjob-3", "ftjob-2"]
+    assert ids(**{"metadata[few]": "x", "metadata[half]": "0"}) == ["ftjob-4", "ftjob-2"]
+    assert ids(**{"metadata[few]": "x", "metadata[half]": "2"}) == []
+    assert ids(**{"metadata[few]": "x", "metadata": "null"}) == []
+    with pytest.raises(openai.BadRequestError, match="at most 16 pairs"):
+        ids(**{f"metadata[{number}]": "x" for number in range(17)})
+
+
+def test_no_request_collects_all_jobs_of_a_project(api: Api, client: OpenAI) -> None:
+    """Asked of SQLite, which has no figures of its tables: it decides by their form alone."""
+    if not api.services.database.is_sqlite:
+        return
+    asked: list[tuple[str, Any]] = []
+    event.listen(Engine, "before_cursor_execute", listen := lambda *told: asked.append((told[2], told[3])))
+    client.fine_tuning.jobs.list(extra_query={"metadata[half]": "0"}, after="ftjob-200", limit=1)
+    body = {"model": "none", "training_file": "file-none"}
+    for header in ("Idempotency-Key", "x-stainless-retry-count"):
+        with pytest.raises(openai.BadRequestError):
+            client.fine_tuning.jobs.create(**body, extra_headers={header: "1"})
+    event.remove(Engine, "before_cursor_execute", listen)
+    plans = []
+    for statement, values in asked:
+        if "FROM jobs" in statement and "ORDER BY" in statement:
+            with api.services.database._engine.connect() as connection:
+                plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+                plans.append("; ".join(row[-1] for row in plan))
+    assert len(plans) == 3
+    for plan in plans:
+        assert "TEMP B-TREE" not in plan or "idempotency_key=?" in plan, plans
+        assert "jobs_of_project" not in plan, plans
+
+
 def test_files_are_listed_from_the_oldest_too(client: OpenAI, made: dict[str, list[str]]) -> None:
     assert [each.id for each in client.files.list(order="asc", limit=50)] == made["files"][::-1]
 
@@ -141,6 +181,7 @@ def _job(project_id: str, name: str) -> Job:
     neutral: dict[type, Any] = {str: "", int: 0, object: {}}
     said: dict[str, Any] = {"id": name, "project_id": project_id, "model": "m", "status": "succeeded"}
     said |= {"created_at": 1, "training_file": "file-0", "result_files": []}
+    said["method"] = {"type": "supervised"}
     said["resolved"] = {"n_epochs": 1, "batch_size": 1, "learning_rate_multiplier": 1.0}
     for column in Job.__table__.columns:
         if not column.nullable and not column.primary_key and column.name not in said:

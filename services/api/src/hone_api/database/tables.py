@@ -80,6 +80,8 @@ class File(Table):
     status_details: Mapped[str | None]
     records: Mapped[int | None]
     """Examples in it. None: not read yet, or no training file."""
+    check_until: Mapped[int | None]
+    """When its reading is to have ended. None: it was not begun; 0: it was stopped then."""
     created_at: Mapped[int]
     expires_at: Mapped[int | None]
 
@@ -122,6 +124,7 @@ class Job(Table):
     __table_args__ = (
         Index("jobs_of_project", "project_id", "number"),
         Index("jobs_by_status", "status", "number"),
+        Index("jobs_by_request", "project_id", "request_digest", "number"),
     )
 
     number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
@@ -133,7 +136,7 @@ class Job(Table):
     training_file: Mapped[str] = mapped_column(_ID)
     validation_file: Mapped[str | None] = mapped_column(_ID)
     method: Mapped[dict[str, Any]]
-    """As asked for; hyperparameters that are `auto` are in `resolved`."""
+    """Its `type`; the hyperparameters are in `resolved`."""
     resolved: Mapped[dict[str, Any]]
     """n_epochs, batch_size and learning_rate_multiplier, as numbers once they are known."""
     suffix: Mapped[str | None]
@@ -161,16 +164,17 @@ class Job(Table):
     trained_tokens: Mapped[int | None]
     error: Mapped[dict[str, Any] | None]
     result_files: Mapped[list[str]]
-    request_digest: Mapped[str | None] = mapped_column(_ID, index=True)
+    request_digest: Mapped[str | None] = mapped_column(_ID)
     """Of what the client sent, by which a request that is sent again is known."""
-    idempotency_key: Mapped[str | None] = mapped_column(_NAME)
+    idempotency_key: Mapped[str | None] = mapped_column(_NAME, unique=True)
+    """Digest of the client's, so that two clients' are apart."""
 
 
 class Label(Table):
     """One pair of a job's metadata, to be found by."""
 
     __tablename__ = "labels"
-    __table_args__ = (Index("labels_by_value", "key", "value"),)
+    __table_args__ = (Index("labels_by_value", "key", "value", "job_number"),)
 
     job_number: Mapped[int] = mapped_column(ForeignKey("jobs.number", ondelete="CASCADE"), primary_key=True)
     key: Mapped[str] = mapped_column(String(64), primary_key=True)

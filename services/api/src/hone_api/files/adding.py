@@ -57,6 +57,7 @@ def add_file(
         status=status,
         status_details=None,
         records=None,
+        check_until=None,
         created_at=now,
         expires_at=expires_at,
     )

@@ -23,6 +23,8 @@ _AGAIN = 3
 _LOOKED_AT = 100
 _SHOWN = 10
 _TAIL = 2**20
+_STOPPED = 0
+"""When the check of a file was to have ended that was stopped for it."""
 _READ, _LOST = (0, 65), (None, 75)
 
 
@@ -75,9 +77,15 @@ def _bring_on(ours: Services, launcher: Launcher, file: File) -> bool:
     for name in _stages(file):
         found = launcher.state(name)
         if found.state == "absent":
+            if file.check_until == _STOPPED:
+                break
+            _note(ours, file, int(time.time() + ours.settings.limits.check_seconds))
             launcher.begin(name, _command(ours, file))
             return True
         if found.state == "running":
+            if file.check_until is not None and file.check_until < time.time():
+                _note(ours, file, _STOPPED)
+                launcher.stop(name)
             return True
         report = _report(launcher.output(name)) if found.code in _READ else None
         if report is not None:
@@ -88,6 +96,12 @@ def _bring_on(ours: Services, launcher: Launcher, file: File) -> bool:
             return False
     _end(ours, launcher, file, _failed(ours, file, None))
     return False
+
+
+def _note(ours: Services, file: File, until: int) -> None:
+    """Before it is done, so that whoever comes after a kill knows why a stage has ended."""
+    with ours.database.writing() as session:
+        session.execute(update(File).where(File.id == file.id).values(check_until=until))
 
 
 def _give_up(ours: Services, launcher: Launcher, file: File) -> None:
@@ -122,6 +136,12 @@ def _report(output: Path) -> _Report | None:
 
 def _failed(ours: Services, file: File, code: int | None) -> str:
     """The reason is the operator's to find; the log says which file it was."""
+    if file.check_until == _STOPPED:
+        seconds = ours.settings.limits.check_seconds
+        ours.reporter.tell(
+            "check_stopped", f"{file.id}: its check took too long", level="error", file=file.id
+        )
+        return f"The file could not be read in {seconds:g} seconds, which is the most; upload a smaller one"
     ours.reporter.tell(
         "check_failed",
         f"{file.id}: its check ended with {code}, which says nothing of the file",

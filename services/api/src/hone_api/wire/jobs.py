@@ -2,10 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from hone_api.database import tables
 
+MOST_LABELS = 16
+"""Pairs of a job's metadata."""
 _Auto = Literal["auto"]
 # PostgreSQL knows no NUL.
 _TEXT = r"^[^\x00]*$"
@@ -13,8 +16,17 @@ _Key = Annotated[str, StringConstraints(max_length=64, pattern=_TEXT)]
 _Value = Annotated[str, StringConstraints(max_length=512, pattern=_TEXT)]
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=_TEXT)]
 _FileId = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_TEXT)]
-# It becomes a part of the model's name, which people read and type.
-_Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]
+
+
+def _readable(suffix: str) -> str:
+    """It becomes a part of the model's name, which people read and type; a space between words may be."""
+    if not suffix.isprintable() or suffix != suffix.strip():
+        told = "has a character that cannot be read, or a space at its beginning or end"
+        raise PydanticCustomError("unreadable", told)
+    return suffix
+
+
+_Suffix = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_readable)]
 
 
 class _Asked(BaseModel):
@@ -54,7 +66,7 @@ class CreateJob(_Asked):
     suffix: _Suffix | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
     integrations: list[dict[str, Any]] | None = None
-    metadata: Annotated[dict[_Key, _Value], Field(max_length=16)] | None = None
+    metadata: Annotated[dict[_Key, _Value], Field(max_length=MOST_LABELS)] | None = None
 
 
 class JobError(BaseModel):
@@ -120,7 +132,7 @@ def job_object(row: tables.Job, organization: str) -> JobObject:
         training_file=row.training_file,
         validation_file=row.validation_file,
         hyperparameters=row.resolved,
-        method={"type": "supervised", "supervised": {"hyperparameters": row.resolved}},
+        method={**row.method, row.method["type"]: {"hyperparameters": row.resolved}},
         seed=row.seed,
         organization_id=organization,
         fine_tuned_model=row.fine_tuned_model,

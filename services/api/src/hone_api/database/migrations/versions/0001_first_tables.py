@@ -45,7 +45,7 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index("jobs_of_project")
         batch_op.drop_index("jobs_by_status")
-        batch_op.drop_index(batch_op.f("ix_jobs_request_digest"))
+        batch_op.drop_index("jobs_by_request")
 
     op.drop_table("jobs")
     with op.batch_alter_table("files", schema=None) as batch_op:
@@ -82,6 +82,7 @@ def _files() -> None:
         sa.Column("status", sa.String(length=64), nullable=False),
         sa.Column("status_details", sa.Text(), nullable=True),
         sa.Column("records", sa.BigInteger(), nullable=True),
+        sa.Column("check_until", sa.BigInteger(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(
@@ -134,9 +135,10 @@ def _jobs() -> None:
         ),
         sa.PrimaryKeyConstraint("number"),
         sa.UniqueConstraint("id"),
+        sa.UniqueConstraint("idempotency_key"),
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_jobs_request_digest"), ["request_digest"], unique=False)
+        batch_op.create_index("jobs_by_request", ["project_id", "request_digest", "number"], unique=False)
         batch_op.create_index("jobs_by_status", ["status", "number"], unique=False)
         batch_op.create_index("jobs_of_project", ["project_id", "number"], unique=False)
 
@@ -234,7 +236,7 @@ def _labels() -> None:
         sa.PrimaryKeyConstraint("job_number", "key"),
     )
     with op.batch_alter_table("labels", schema=None) as batch_op:
-        batch_op.create_index("labels_by_value", ["key", "value"], unique=False)
+        batch_op.create_index("labels_by_value", ["key", "value", "job_number"], unique=False)
 
 
 def _models() -> None:
