@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -11,8 +12,12 @@ import openai
 import pytest
 from api_serving_app import ADAPTER, ASK, BASE, STORED, TUNED, ServingApp, tuned_app
 from api_upstream import StandIn, stand_in
+from pydantic import ValidationError
 
+from hone_api.serving import model_field
+from hone_api.serving.names import can_be_a_name
 from hone_api.serving.renaming import EventStream, Renaming
+from hone_api.wire.jobs import CreateJob
 
 TEXT = "One two three four"
 
@@ -129,6 +134,9 @@ def test_numbers_escapes_and_order_go_on_as_they_were_written(app: ServingApp, u
         (b'{"model": "a", "t": NaN}', "invalid_json"),
         (b'{"model": "\xff"}', "invalid_json"),
         (b'{"model": "a", "x": ' + b"[" * 100_000, "invalid_json"),
+        (b'{"model": "a", "\\u006dodel": "b"}', "invalid_json"),
+        (b'{"model": "a", "x": "\\"}', "invalid_json"),
+        (b'{"model": "a"' + b', "x": 1' * 1000 + b"}", "invalid_json"),
         (b"{}", "missing_required_parameter"),
         (b'{"model": 3}', "invalid_type"),
         (b'{"model": null}', "invalid_type"),
@@ -151,10 +159,46 @@ def test_a_name_that_is_none_is_not_found(app: ServingApp, name: str) -> None:
     assert answer.json()["error"]["code"] == "model_not_found"
 
 
+def test_every_suffix_that_is_taken_makes_a_name_that_can_be_asked() -> None:
+    taken = []
+    for suffix in (*map(chr, range(0x3100)), "\ue000", "\U0001f600", "\U000e0001", "two words"):
+        with suppress(ValidationError):
+            taken.append(CreateJob(model="m", training_file="f", suffix=suffix).suffix or "")
+    assert all(can_be_a_name(f"ft:m:o:{suffix}:id") for suffix in taken)
+    assert {"a", "é", "-", "\U0001f600", "two words"} < set(taken)
+    assert not {" ", "\u00a0", "\u2003", "\u200b", "\u202e", "\n"} & set(taken)
+
+
 def test_a_body_that_is_too_long_is_refused(app: ServingApp) -> None:
     body = json.dumps({"model": BASE, "messages": "x" * (17 * 2**20)})
     answer = httpx.post(f"{app.url}/v1/chat/completions", content=body, headers=_headers(app))
     assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("piece", [2, 3, 5, 2**14])
+def test_the_model_is_found_wherever_a_body_is_cut(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr(model_field, "_PIECE", piece)
+    hidden = r'"\\\"model\":\\\",\u005d,{"'
+    fields = [f'"a":{hidden}', f'"b":[[],{{"model":{hidden}}},"]"]', '"c":-1.5e3', '"model":"é"', '"d":{}']
+    for turn in range(len(fields)):
+        text = "{" + ",".join(fields[turn:] + fields[:turn]) + "}"
+        found = asyncio.run(model_field.find_model(text.encode()))
+        assert found.value == json.loads(text)["model"]
+        assert json.loads(found.renamed("b")) == json.loads(text) | {"model": "b"}
+
+
+def test_while_a_large_body_is_looked_at_all_others_have_their_turn() -> None:
+    body = b'{"x": [' + b"[]," * 500_000 + b'0], "model": "a"}'
+
+    async def turns() -> int:
+        looking, count = asyncio.create_task(model_field.find_model(body)), 0
+        while not looking.done():
+            await asyncio.sleep(0)
+            count += 1
+        assert (await looking).value == "a"
+        return count
+
+    assert asyncio.run(turns()) > 10
 
 
 def test_connections_are_used_again(client: openai.OpenAI, upstream: StandIn) -> None:

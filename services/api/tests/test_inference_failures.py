@@ -38,6 +38,17 @@ def test_a_refusal_of_the_server_is_told_with_the_clients_name(client: openai.Op
     assert refused.value.body == error | {"message": f"The model '{TUNED}' cannot"}
 
 
+def test_a_server_without_responses_says_so_in_openais_shape(client: openai.OpenAI) -> None:
+    error = {"message": "Unknown route: POST /v1/responses", "type": "invalid_request_error"}
+    whole = {"error": {**error, "param": None, "code": "unknown_url"}}
+    for refusal, told in ((whole, whole["error"]), ({"detail": "Not Found"}, {"message": "Not Found"})):
+        wish = {"stand_in": {"status": 404, "refusal": refusal}}
+        with pytest.raises(openai.NotFoundError) as refused:
+            client.responses.create(model=TUNED, input="Count", extra_body=wish)
+        neutral = {"type": "invalid_request_error", "param": None, "code": None}
+        assert refused.value.body == neutral | told
+
+
 def test_limits_of_the_server_reach_the_client(client: openai.OpenAI) -> None:
     headers = {"retry-after": "7", "x-ratelimit-limit-requests": "3", "x-internal": "no", "server": "no"}
     error = {"message": "slow down", "type": "rate", "param": None, "code": "rate_limit_exceeded"}

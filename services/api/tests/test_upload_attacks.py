@@ -1,12 +1,15 @@
 """What comes to an open api: each is refused as OpenAI does it, and leaves nothing on disk."""
 
+import asyncio
 import gzip
 import io
+import json
 import re
 import socket
 import time
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +19,11 @@ import openai
 import pytest
 from api_app import Api, Stages, running_api, wait_until
 from api_files_samples import BOUNDARY, CHECK, FORM, GOOD, field, form, whole
+
+from hone_api.errors import ApiError
+from hone_api.middleware import Around
+from hone_api.settings import Limits
+from hone_contract.events import Reporter
 
 LARGEST = 20_000
 FILE, PURPOSE = field("file", GOOD, b"data.jsonl"), field("purpose", b"fine-tune")
@@ -234,6 +242,47 @@ def test_an_upload_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
         assert api.records() == 0
         log = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
         assert '"level":"error"' not in log
+
+
+def test_a_body_that_never_pauses_is_ended_too(tmp_path: Path) -> None:
+    sent = 0
+
+    async def receive() -> Any:
+        nonlocal sent
+        await asyncio.sleep(0.01)
+        sent += 1
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def read_all(_: Any, receive: Any, __: Any) -> None:
+        while True:
+            await receive()
+
+    around = Around(read_all, Limits(whole_body_seconds=0.1), Reporter("api", tmp_path / "log.jsonl"))
+    scope = {"type": "http", "method": "POST", "path": "/v1/files"}
+    with pytest.raises(ApiError) as refused:
+        asyncio.run(around(scope, receive, None))
+    assert (refused.value.status_code, refused.value.code) == (408, "timeout")
+    assert sent > 1
+
+
+def test_that_it_lives_is_told_although_all_threads_are_busy(api: Api) -> None:
+    with ThreadPoolExecutor(50) as pool, api.plain() as client:
+        # Whoever brings bytes into place waits for whoever is alone there.
+        with api.services.storage.alone():
+            waiting = [pool.submit(client.post, "/files", content=whole(), headers=FORM) for _ in range(50)]
+            wait_until(lambda: len(api.on_disk()) >= 40)
+            for path in ("/health", "/metrics"):
+                assert httpx.get(api.url + path, timeout=5).status_code == 200
+        assert {each.result().status_code for each in waiting} == {200}
+
+
+def test_a_path_begins_no_line_of_the_log_and_says_nothing_to_a_terminal(api: Api) -> None:
+    log = api.services.reporter.file
+    assert log is not None
+    httpx.get(f"{api.url}/v1/a%0A12:00:00%20api%20%1B[2J")
+    wait_until(lambda: "12:00:00" in log.read_text(encoding="utf-8"))
+    [line] = [each for each in log.read_text(encoding="utf-8").splitlines() if "12:00:00" in each]
+    assert json.loads(line)["message"].startswith(r"GET /v1/a\n12:00:00 api \x1b[2J 404 in ")
 
 
 # -- content ---------------------------------------------------------------------------------------

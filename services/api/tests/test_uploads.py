@@ -18,6 +18,7 @@ from sqlalchemy import func, select, update
 
 from hone_api.database.tables import Part
 from hone_api.database.tables import Upload as Row
+from hone_api.files import uploading
 
 HALF = len(GOOD) // 2
 
@@ -121,6 +122,31 @@ def test_who_completes_twice_gets_the_same_file(api: Api) -> None:
     assert len({each.file.id for each in done if each.file}) == 1
     assert names(client.files.list()) == [done[0].file.id if done[0].file else ""]
     assert (len(api.on_disk()), counted(api)) == (1, 0)
+
+
+def test_parts_are_joined_once_and_of_few_uploads_at_a_time(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often completing is asked for: each join is a copy of gigabytes, and has a thread."""
+    client, join = api.client(), uploading._join
+    inside: list[str] = []
+    most, joined = 0, 0
+
+    def slow(*arguments: Any) -> None:
+        nonlocal most, joined
+        inside.append("")
+        most, joined = max(most, len(inside)), joined + 1
+        time.sleep(0.05)
+        join(*arguments)
+        inside.pop()
+
+    monkeypatch.setattr(uploading, "_join", slow)
+    uploads = [begin(client) for _ in range(6)]
+    asked = [(upload.id, parts_of(client, upload, GOOD)) for upload in uploads]
+    with ThreadPoolExecutor(12) as pool:
+        done = list(pool.map(lambda each: client.uploads.complete(each[0], part_ids=each[1]), asked * 2))
+    assert {each.status for each in done} == {"completed"}
+    assert (joined, most) == (6, 4)
 
 
 def test_a_cancelled_upload_leaves_nothing(api: Api) -> None:

@@ -1,5 +1,6 @@
 """The application: routes, what is around them, and what lives as long as it does."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
@@ -12,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from hone_api.access import KeyRing, guard
 from hone_api.errors import ApiError, busy, invalid
+from hone_api.files.turns import Turns
 from hone_api.middleware import Around
 from hone_api.routes import files, health, inference, jobs, models, uploads
 from hone_api.services import Services
@@ -42,6 +44,8 @@ def make_app(services: Services, background: Background = lambda _: nullcontext(
     )
     app.state.services = services
     app.state.keys = KeyRing(services.database)
+    app.state.turns = Turns()
+    app.state.large_bodies = asyncio.Lock()
     app.state.names = Names(services.settings, services.database)
     for each in (files, uploads, jobs, models, inference):
         app.include_router(each.router, prefix="/v1")

@@ -17,6 +17,8 @@ _CHAT = re.compile(r"/v1/(chat/completions|completions|responses)/?")
 _FORM = MIB
 """What a multipart form may have beside the file."""
 _QUIET = ("/metrics", "/health", "/ready")
+_SHOWN = 200
+"""Letters of a path, in the log."""
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Of HTTP; a client may send any word for one."""
 
@@ -71,14 +73,16 @@ class Around:
     def _limited(self, request: _Request, receive: Any) -> Any:
         """Bodies end in time, and before they are too long."""
         most, done = self._most(request.scope["path"]), False
+        late = request.begun + self._limits.whole_body_seconds
 
         async def take() -> Any:
             nonlocal done
             if done:
                 # What comes now is only whether the client has left, for which one may wait for ever.
                 return await receive()
+            wait = min(self._limits.body_seconds, late - time.monotonic())
             try:
-                message = await asyncio.wait_for(receive(), self._limits.body_seconds)
+                message = await asyncio.wait_for(receive(), wait)
             except TimeoutError:
                 raise ApiError(408, "The body did not come in time", code="timeout") from None
             done = not message.get("more_body", False)
@@ -104,10 +108,16 @@ class Around:
         caller = request.scope["state"].get("caller")
         self._reporter.tell(
             "request",
-            f"{request.scope['method']} {request.scope['path'][:200]} {request.status} in {seconds:.3f} s",
+            f"{request.method} {_shown(request.scope['path'])} {request.status} in {seconds:.3f} s",
             request_id=request.id,
             route=route,
             status=request.status,
             seconds=round(seconds, 4),
             key=caller.key_id if caller else None,
         )
+
+
+def _shown(path: str) -> str:
+    """So that a line end in it begins no line of the log, and no terminal obeys it."""
+    path = path[:_SHOWN]
+    return path if path.isprintable() else ascii(path)[1:-1]

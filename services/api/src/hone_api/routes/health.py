@@ -10,7 +10,8 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/health")
-def health() -> dict[str, str]:
+async def health() -> dict[str, str]:
+    """Wants no thread, of which there may be none free."""
     return {"status": "ok"}
 
 
@@ -23,5 +24,5 @@ def ready(ours: Ours) -> dict[str, str]:
 
 
 @router.get("/metrics")
-def figures() -> Response:
+async def figures() -> Response:
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

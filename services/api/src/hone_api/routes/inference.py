@@ -14,6 +14,7 @@ from hone_api.serving.model_field import ModelField, find_model
 from hone_api.serving.proxy import Relayed
 
 router = APIRouter(tags=["Inference"])
+_SMALL = 2**16
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -48,21 +49,29 @@ async def create_response(request: Request, caller: ForChat) -> Relayed:
 
 
 async def _relayed(path: str, request: Request, caller: Caller) -> Relayed:
-    field = await _field(request)
-    to = await names_of(request).find(caller.project_id, field.value)
-    return Relayed(services_of(request), to, field.value, path, field.renamed(to.model))
+    name, field = await _model(request)
+    to = await names_of(request).find(caller.project_id, name)
+    return Relayed(services_of(request), to, name, path, field.renamed(to.model))
 
 
-async def _field(request: Request) -> ModelField:
-    """The body, with the name of a model in it."""
+async def _model(request: Request) -> tuple[str, ModelField]:
+    """The name of a model, and the body with it."""
     try:
-        field = find_model(await request.body())
+        field = await _found(request, await request.body())
     except ClientDisconnect:
         raise ApiError(408, "The client left before its request was complete", code="timeout") from None
     except ValueError as error:
         raise invalid(str(error), code="invalid_json") from None
     if not field.end:
         raise invalid("You must provide a model parameter", "model", "missing_required_parameter")
-    if not isinstance(field.value, str):
+    if field.value is None:
         raise invalid("model: must be a string", "model", "invalid_type")
-    return field
+    return field.value, field
+
+
+async def _found(request: Request, body: bytes) -> ModelField:
+    if len(body) <= _SMALL:
+        return await find_model(body)
+    # Large ones come one after another: each takes its turns from all that stream.
+    async with request.app.state.large_bodies:
+        return await find_model(body)

@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from hone_api.access import ForFiles
 from hone_api.files.asking import CompleteUpload, CreateUpload
 from hone_api.files.form import Expected, read_form
+from hone_api.files.turns import Turns
 from hone_api.files.uploading import cancel_upload, check_open, complete_upload, create_upload, keep_part
 from hone_api.services import Ours
 from hone_api.wire.files import UploadObject, UploadPart
@@ -46,9 +47,13 @@ async def add_part(upload_id: str, request: Request, caller: ForFiles, ours: Our
 
 
 @router.post("/{upload_id}/complete")
-def complete(upload_id: str, body: CompleteUpload, caller: ForFiles, ours: Ours) -> UploadObject:
+async def complete(
+    upload_id: str, body: CompleteUpload, caller: ForFiles, ours: Ours, request: Request
+) -> UploadObject:
     """Make a file of the parts, in the order in which they are named."""
-    return complete_upload(ours, caller.project_id, upload_id, body)
+    turns: Turns = request.app.state.turns
+    async with turns.turn(caller.project_id, upload_id):
+        return await run_in_threadpool(complete_upload, ours, caller.project_id, upload_id, body)
 
 
 @router.post("/{upload_id}/cancel")

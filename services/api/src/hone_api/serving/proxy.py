@@ -53,7 +53,7 @@ class Relayed(Response):
                 elif answer.headers.get("content-type", "").startswith("text/event-stream"):
                     await self._stream(answer, send, request_id)
                 else:
-                    body = self._renaming.body(await _whole(answer))
+                    body = await self._renaming.body(await _whole(answer))
                     await _send(send, 200, _chosen(answer.headers), body)
         except Unreachable as error:
             self._log("server_unreachable", error.reason, request_id)

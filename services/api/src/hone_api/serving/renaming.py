@@ -22,10 +22,10 @@ class Renaming:
         self._word = re.compile(rb"(?<![\w.:/-])" + re.escape(quoted[0][1:-1]) + rb"(?![\w:/-])")
         self._quoted = quoted[1][1:-1]
 
-    def body(self, body: bytes) -> bytes:
+    async def body(self, body: bytes) -> bytes:
         """Of an answer at once; what is no JSON object stays as it is."""
         try:
-            field = find_model(body)
+            field = await find_model(body)
         except ValueError:
             return body
         return field.renamed(self._ours) if field.value == self._theirs else body
