@@ -18,6 +18,9 @@ from hone_contract.manifest import Kind, Source
 from hone_contract.retention import Policy, find_doomed
 from hone_contract.store import Store
 
+# Most are processes of their own.
+pytestmark = pytest.mark.chain
+
 BEGIN = datetime(2026, 11, 1, tzinfo=UTC)
 
 

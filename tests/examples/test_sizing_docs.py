@@ -4,6 +4,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+# It plans every row of the table anew.
+pytestmark = pytest.mark.chain
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -26,6 +26,9 @@ from rendered import (
 
 from hone_contract.spec_file import load_run_spec
 
+# Commands are run for their help.
+pytestmark = pytest.mark.chain
+
 MODULES = {
     "hone-trainer": "hone_trainer",
     "hone-merger": "hone_merger",

@@ -14,6 +14,9 @@ from safetensors.torch import load_file, save_file
 from hone_contract.errors import BadInput
 from hone_merger.fusing.layout import ROOM, plan_layout
 
+# Each merges a model.
+pytestmark = pytest.mark.chain
+
 PREFIX = "base_model.model.model.layers"
 TENSOR = f"{PREFIX}.1.self_attn.q_proj.lora_A.weight"
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

@@ -29,6 +29,9 @@ from hone_merger.merge import merge
 from hone_merger.plan import make_plan
 from hone_merger.settings import write_generation_config
 
+# Each merges a model, by the command or in this process.
+pytestmark = pytest.mark.chain
+
 GENERATION = "generation_config.json"
 
 

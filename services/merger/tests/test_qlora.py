@@ -26,6 +26,9 @@ from hone_merger.merge import merge
 from hone_merger.plan import BaseWeights, make_plan
 from hone_merger.qlora import score_planned
 
+# Each quantizes a model and merges into it.
+pytestmark = pytest.mark.chain
+
 NF4 = BitsAndBytesConfig(
     load_in_4bit=True,
     bnb_4bit_quant_type="nf4",

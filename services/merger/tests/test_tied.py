@@ -20,6 +20,9 @@ from hone_merger.fusing.layout import plan_layout
 from hone_merger.fusing.shards import share_out, write_shards
 from hone_merger.settings import write_config
 
+# Each merges a model.
+pytestmark = pytest.mark.chain
+
 IDS = torch.tensor([[1, 60, 7, 120, 33, 200, 2, 9]])
 HEAD, EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 

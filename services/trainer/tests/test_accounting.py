@@ -26,6 +26,9 @@ from hone_contract.store import Store
 from hone_trainer.data.dataset import Counting, prepare
 from hone_trainer.record import Record
 
+# A hundred datasets of files drawn at random.
+pytestmark = pytest.mark.chain
+
 BAD = {
     "{": "not_json",
     "{'prompt': 1}": "not_json",

@@ -207,6 +207,7 @@ def test_the_date_in_a_base_that_is_not_asked_for_its_template_does_not_matter(
 # -- what is made with it --------------------------------------------------------------------------
 
 
+@pytest.mark.chain
 def test_the_chosen_template_trains_and_travels_and_probes(
     write: Write, store: Store, tmp_path: Path
 ) -> None:

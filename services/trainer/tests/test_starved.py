@@ -20,6 +20,9 @@ from hone_contract.errors import BadInput
 from hone_trainer.plan import make_plan
 from hone_trainer.train import train
 
+# Each trains.
+pytestmark = pytest.mark.chain
+
 SPEC = """\
 lora: {r: 4, dropout: 0.1}
 training: {epochs: 4, learning_rate: 1e-2}
@@ -51,7 +54,6 @@ def stop_at(run: Run, step: int) -> int:
     return run.checkpoints()[0]
 
 
-@pytest.mark.chain
 def test_a_checkpoint_without_room_is_told_and_costs_nothing_else(run: Run, undisturbed: Run) -> None:
     before = stop_at(run, 5)
     biggest = max(path.stat().st_size for path in run.diary.glob(f"checkpoints/step-{before}/*"))
@@ -120,7 +122,6 @@ def base_with(
     return save_base(folder, model, tokenizer)
 
 
-@pytest.mark.chain
 def test_a_loss_that_is_no_number_ends_the_run_at_its_step(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -187,7 +188,6 @@ def test_gradients_beyond_all_numbers_are_not_applied(
 # -- no memory -------------------------------------------------------------------------------------
 
 
-@pytest.mark.chain
 def test_too_little_memory_is_told_with_what_would_take_less(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
