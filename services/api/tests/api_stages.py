@@ -15,7 +15,8 @@ from hone_api.launcher.stages import Command, State
 from hone_api.settings import Local, Settings
 
 Found = TypeVar("Found")
-NAME = "ftjob-1/1-train"
+JOB = "ftjob-1"
+NAME = f"{JOB}/1-train"
 
 APPEND = """
 import os, sys

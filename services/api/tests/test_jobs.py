@@ -74,6 +74,7 @@ def test_checkpoints_become_adapters_when_the_job_is_done(api: Api, client: Open
         wait_for(
             lambda step=step: list(api.store.root.glob(f"adapters/{job.id}-step-{step}-*/manifest.json"))
         )
+    wait_for(lambda: not list(api.data.glob(f"*/{job.id}")), "the end of the job's folders")
 
 
 @pytest.mark.chain
@@ -189,10 +190,14 @@ def test_a_job_that_was_paused_goes_on_where_it_was(api: Api) -> None:
     # The strict client refuses the status, which OpenAI's own specification has and the SDK's types lack.
     client = OpenAI(base_url=f"{api.url}/v1", api_key=api.key)
     job_id = slow_job(client)
+    with pytest.raises(openai.BadRequestError, match="is running; only a job that is paused"):
+        client.fine_tuning.jobs.resume(job_id)
     assert client.fine_tuning.jobs.pause(job_id).status == "paused"
     assert client.fine_tuning.jobs.pause(job_id).status == "paused"
     assert client.fine_tuning.jobs.resume(job_id).status == "queued"
     reaches(client, job_id, "running")
+    # As the SDK sends it again, which has had no answer.
+    assert client.fine_tuning.jobs.resume(job_id).status == "running"
     client.fine_tuning.jobs.cancel(job_id)
     events = [
         each for each in client.fine_tuning.jobs.list_events(job_id, limit=100) if each.type == "metrics"
@@ -303,7 +308,8 @@ def test_settings_of_our_own_reach_the_run(api: Api, client: OpenAI, file_id: st
         suffix="Merged Bot",
     )
     reaches(client, job.id, "succeeded")
-    spec = yaml.safe_load((api.data / "jobs" / job.id / "run.yaml").read_text())
+    [file] = api.store.root.glob(f"runs/{job.id}-*/spec.yaml")
+    spec = yaml.safe_load(file.read_text())
     assert (spec["method"], spec["lora"], spec["training"]["seed"]) == ("qlora", {"r": 4, "alpha": 4}, 3)
     [published] = api.store.published()
     assert published.startswith("default-merged-bot-")

@@ -19,6 +19,7 @@ import psutil
 import pytest
 from api_stages import (
     APPEND,
+    JOB,
     NAME,
     SLEEP,
     begin_in,
@@ -36,7 +37,7 @@ from api_stages import (
 import hone_api
 from hone_api.launcher.environment import without_secrets
 from hone_api.launcher.folder import Folder
-from hone_api.launcher.gpus import gpu_count, gpus
+from hone_api.launcher.gpus import gpus
 from hone_api.launcher.local import LocalLauncher
 from hone_api.launcher.stages import Command, State
 from hone_api.settings import Settings, Upstream
@@ -57,7 +58,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
     """Where the stages are; no test leaves a process behind."""
     data = tmp_path.resolve() / "data"
     yield data
-    for name in launcher(data).names():
+    for name in launcher(data).names(JOB):
         if keeper := keeper_of(data, name):
             os.kill(keeper, signal.SIGKILL)
     until(lambda: kept_by_nobody(tmp_path))
@@ -109,7 +110,7 @@ def test_a_command_that_is_not_there_says_so(data: Path) -> None:
 def test_a_stage_that_was_never_begun_is_absent(data: Path) -> None:
     here = launcher(data)
     assert here.state(NAME) == State("absent")
-    assert here.names() == []
+    assert here.names(JOB) == []
     here.stop(NAME)
     here.forget(NAME)
     assert here.state(NAME) == State("absent")
@@ -119,7 +120,7 @@ def test_it_runs_as_soon_as_begin_returns(data: Path) -> None:
     here = launcher(data)
     here.begin(NAME, python(SLEEP))
     assert here.state(NAME) == State("running")
-    assert here.names() == [NAME]
+    assert here.names(JOB) == [NAME]
 
 
 def test_begun_again_it_runs_once(data: Path, ran: Path) -> None:
@@ -461,13 +462,13 @@ def test_only_what_has_ended_is_forgotten(data: Path, ran: Path) -> None:
     pid_of(ran)
     with pytest.raises(RuntimeError, match="stop it"):
         here.forget(NAME)
-    assert here.names() == [NAME, "ftjob-1/2-merge"]
+    assert here.names(JOB) == [NAME, "ftjob-1/2-merge"]
     ended(here, "ftjob-1/2-merge")
     here.forget("ftjob-1/2-merge")
     here.stop(NAME)
     ended(here)
     here.forget(NAME)
-    assert here.names() == []
+    assert here.names(JOB) == []
     assert here.state(NAME) == State("absent")
     assert [path.name for path in (data / "stages").iterdir()] == [".forgotten"]
     here.begin(NAME, python("raise SystemExit(9)"))
@@ -515,7 +516,7 @@ def test_a_keeper_is_light() -> None:
 def test_gpus_are_counted_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert gpu_count() == 0
+    assert gpus() == []
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
         "#!/bin/sh\necho 'GPU 0: A (UUID: GPU-1)'\necho '  MIG 1g'\necho 'GPU 1: A (UUID: GPU-2)'\n"
@@ -526,4 +527,4 @@ def test_gpus_are_counted_without_torch(tmp_path: Path, monkeypatch: pytest.Monk
     assert gpus({"CUDA_VISIBLE_DEVICES": "1,-1,0"}) == ["1"]
     assert gpus({"CUDA_VISIBLE_DEVICES": ""}) == []
     tool.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'\nexit 9\n")
-    assert gpu_count() == 0
+    assert gpus() == []

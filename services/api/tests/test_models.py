@@ -12,7 +12,7 @@ import pytest
 from api_serving_app import BASE, STORED, ServingApp, serving_app
 from api_upstream import StandIn, stand_in
 
-from hone_api.serving.presence import presence
+from hone_api.serving.presence import Listings
 from hone_api.settings import Settings
 
 ADAPTER, MERGED = "hone-faq-0123456789", "hone-faq"
@@ -161,16 +161,16 @@ def test_a_name_that_is_none_is_not_found(app: ServingApp, name: str) -> None:
 
 
 def test_presence_tells_whether_a_server_has_it(upstream: StandIn) -> None:
-    settings = _settings(upstream.url)
-    adapter = presence(settings, base="demo:tiny", served_as=ADAPTER, merged=False)
-    merged = presence(settings, base=STORED, served_as=MERGED, merged=True)
+    listings = Listings(_settings(upstream.url))
+    adapter = listings.presence(base="demo:tiny", served_as=ADAPTER, merged=False)
+    merged = listings.presence(base=STORED, served_as=MERGED, merged=True)
     assert (adapter.state, merged.state) == ("served", "served")
-    later = presence(settings, base=STORED, served_as="not-yet", merged=False)
+    later = listings.presence(base=STORED, served_as="not-yet", merged=False)
     assert later.state == "waiting" and "does not list not-yet yet" in later.message
-    down = presence(_settings("http://127.0.0.1:9"), base=STORED, served_as=ADAPTER, merged=False)
+    down = Listings(_settings("http://127.0.0.1:9")).presence(base=STORED, served_as=ADAPTER, merged=False)
     assert down.state == "waiting" and "cannot be reached" in down.message
     for merged_too, wanted in ((False, "`base: other`"), (True, f"`model: {ADAPTER}`")):
-        nobody = presence(settings, base="other", served_as=ADAPTER, merged=merged_too)
+        nobody = listings.presence(base="other", served_as=ADAPTER, merged=merged_too)
         assert nobody.state == "nobody" and wanted in nobody.message
 
 
@@ -187,7 +187,7 @@ def test_presence_tells_why_a_server_has_it_not(
     upstream: StandIn, monkeypatch: pytest.MonkeyPatch, status: int, told: Any, reason: str
 ) -> None:
     monkeypatch.setattr(upstream, "listing", (status, told))
-    waiting = presence(_settings(upstream.url), base=STORED, served_as=ADAPTER, merged=False)
+    waiting = Listings(_settings(upstream.url)).presence(base=STORED, served_as=ADAPTER, merged=False)
     assert waiting.state == "waiting" and reason in waiting.message
 
 

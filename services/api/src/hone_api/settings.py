@@ -110,7 +110,7 @@ class Limits(_Settings):
     project_bytes: Annotated[int, Field(ge=1)] = 64 * GIB
     """Of all files of a project."""
     project_jobs: Annotated[int, Field(ge=1)] = 100
-    """Jobs of a project that are neither finished nor paused."""
+    """Jobs of a project that have not ended; paused ones too, since their examples are kept."""
     body_seconds: Annotated[float, Field(gt=0)] = 60
     """The longest wait for the next bytes of a body."""
     whole_body_seconds: Annotated[float, Field(gt=0)] = 3600

@@ -65,6 +65,8 @@ def _train(options: argparse.Namespace, store: Store) -> None:
     text = options.spec.read_bytes()
     spec = yaml.safe_load(text)
     run_id = f"{spec['name']}-{hashlib.sha256(text).hexdigest()[:10]}"
+    # The job's folder goes with the job.
+    write_atomically(store.run(run_id) / "spec.yaml", text.decode())
     options.run_id_file.unlink(missing_ok=True)
     if not store.adapter(run_id).exists():
         _Run(store, run_id, _wishes(options.spec.parent / spec["data"]["train"])).train()

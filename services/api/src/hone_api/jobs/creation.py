@@ -15,7 +15,7 @@ from hone_api.files.finding import find_file
 from hone_api.ids import new_id
 from hone_api.jobs.extras import read_extras
 from hone_api.jobs.hyperparameters import asked
-from hone_api.jobs.states import ACTIVE, VALIDATING, tell
+from hone_api.jobs.states import OPEN, VALIDATING, tell
 from hone_api.keys import Caller
 from hone_api.settings import Settings
 from hone_api.wire.jobs import CreateJob
@@ -86,11 +86,12 @@ def _check(session: Session, settings: Settings, caller: Caller, request: Create
     _check_file(session, caller, request.training_file, "training_file")
     if request.validation_file is not None:
         _check_file(session, caller, request.validation_file, "validation_file")
-    at_work = select(func.count()).where(Job.project_id == caller.project_id, Job.status.in_(ACTIVE))
-    if (session.scalar(at_work) or 0) >= settings.limits.project_jobs:
+    open_jobs = select(func.count()).where(Job.project_id == caller.project_id, Job.status.in_(OPEN))
+    if (session.scalar(open_jobs) or 0) >= settings.limits.project_jobs:
         raise ApiError(
             429,
-            f"The project has {settings.limits.project_jobs} jobs at work, which is the most",
+            f"The project has {settings.limits.project_jobs} jobs that have not ended, which is the most; "
+            "wait for one, or cancel one: paused ones count too",
             kind="rate_limit_exceeded",
             code="rate_limit_exceeded",
             # A slot is free in minutes, not in the second that the SDK would wait.

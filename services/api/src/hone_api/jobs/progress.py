@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
@@ -19,6 +20,7 @@ from hone_contract.store import Store
 _COLUMNS = ("step", "train_loss", "valid_loss", "learning_rate", "tokens")
 _MOST_LINES = 500
 """Of one look, so that it is a short transaction."""
+_MARK_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Progress:
 
     read: int = 0
     """Bytes."""
+    mark: int = 0
+    """CRC-32 of the last bytes before that place, by which it is known that they are still the same."""
     step: int = 0
     """The last one whose training loss became an event."""
     judged: int = -1
@@ -39,6 +43,17 @@ class Point:
 
     message: str
     data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class News:
+    """What one look has found."""
+
+    points: list[Point]
+    progress: Progress
+    """How far the metrics are read with them."""
+    more: bool
+    """Whether there is more to read at once."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +71,17 @@ class Run:
         )
         return found[-1].parent if found else None
 
-    def news(self, before: Progress) -> tuple[list[Point], Progress]:
+    def news(self, before: Progress) -> News:
         """What was not told yet. A run that went on from a checkpoint writes some steps again."""
         folder = self.folder
         status = _status(folder) if folder else None
         if folder is None or status is None:
-            return [], before
-        points, now = [], before
-        for end, line in _lines(folder / "metrics.jsonl", before.read):
-            now = Progress(end, now.step, now.judged)
-            if line.loss is not None and line.step > now.step:
-                now = Progress(end, line.step, now.judged)
-                points.append(_training(line, status.total_steps))
-            elif line.eval_loss is not None and line.step > now.judged:
-                now = Progress(end, now.step, line.step)
-                points.append(_validation(line, status.total_steps))
-        return points, now
+            return News([], before, more=False)
+        try:
+            with (folder / "metrics.jsonl").open("rb") as stream:
+                return _news(stream, before, status.total_steps)
+        except FileNotFoundError:
+            return News([], before, more=False)
 
     def results(self) -> "Results":
         """All that it has left, read once."""
@@ -125,28 +135,55 @@ def _sealed(folder: Path) -> list[int]:
 
 def _losses(folder: Path) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
-    for _, line in _lines(folder / "metrics.jsonl", 0, most=None):
-        row = found.setdefault(line.step, {})
-        said = {"train_loss": line.loss, "valid_loss": line.eval_loss, "learning_rate": line.learning_rate}
-        row.update({name: value for name, value in said.items() if value is not None})
-        row["tokens"] = line.tokens
+    with suppress(FileNotFoundError), (folder / "metrics.jsonl").open("rb") as stream:
+        for line in filter(None, map(_metrics, _whole(stream))):
+            row = found.setdefault(line.step, {})
+            rate = line.learning_rate
+            said = {"train_loss": line.loss, "valid_loss": line.eval_loss, "learning_rate": rate}
+            row.update({name: value for name, value in said.items() if value is not None})
+            row["tokens"] = line.tokens
     return found
 
 
-def _lines(file: Path, start: int, most: int | None = _MOST_LINES) -> Iterator[tuple[int, StepMetrics]]:
-    """Whole lines from a place on, each with the place behind it."""
+def _news(stream: BinaryIO, before: Progress, total: int) -> News:
+    # The trainer cuts off what came after the checkpoint that it goes on from, and writes other lines there.
+    # Then all is read again; what was told is known by its step.
+    read = before.read if _mark(stream, before.read) == before.mark else 0
+    step, judged, points, more = before.step, before.judged, [], False
+    stream.seek(read)
+    for count, text in enumerate(_whole(stream)):
+        if more := count == _MOST_LINES:
+            break
+        read += len(text)
+        line = _metrics(text)
+        if line is None:
+            continue
+        if line.loss is not None and line.step > step:
+            step = line.step
+            points.append(_training(line, total))
+        elif line.eval_loss is not None and line.step > judged:
+            judged = line.step
+            points.append(_validation(line, total))
+    return News(points, Progress(read, _mark(stream, read), step, judged), more)
+
+
+def _mark(stream: BinaryIO, end: int) -> int:
+    start = max(0, end - _MARK_BYTES)
+    stream.seek(start)
+    return zlib.crc32(stream.read(end - start))
+
+
+def _whole(stream: BinaryIO) -> Iterator[bytes]:
+    """Lines; the last one may be written still."""
+    return (line for line in stream if line.endswith(b"\n"))
+
+
+def _metrics(line: bytes) -> StepMetrics | None:
+    """None: a writer was killed in the middle of it."""
     try:
-        with file.open("rb") as stream:
-            # The trainer cuts off what came after the checkpoint that it goes on from.
-            start = start if start <= stream.seek(0, io.SEEK_END) else 0
-            stream.seek(start)
-            for count, line in enumerate(stream):
-                if not line.endswith(b"\n") or count == most:
-                    return
-                start += len(line)
-                yield start, StepMetrics.model_validate(json.loads(line))
-    except (FileNotFoundError, ValueError):
-        return
+        return StepMetrics.model_validate(json.loads(line))
+    except ValueError:
+        return None
 
 
 def _training(line: StepMetrics, total: int) -> Point:

@@ -9,7 +9,7 @@ from hone_api.database.tables import File, Job
 from hone_api.jobs import states
 from hone_api.jobs.hyperparameters import resolve
 from hone_api.jobs.sharing import Sharing
-from hone_api.jobs.stages import Failure
+from hone_api.jobs.stages import DEPLOY, Failure
 from hone_api.jobs.workspace import Workspace
 from hone_api.services import Services
 
@@ -23,7 +23,7 @@ def workspace_of(services: Services, job: Job) -> Workspace:
 def validate(services: Services, job: Job) -> None:
     """A job whose files are good gets its run file and waits in the queue; one whose are not, fails."""
     files = _files(services, job)
-    failure = _what_is_wrong(files)
+    failure = _what_is_wrong(services, job, files)
     if failure is None:
         if any(file is not None and file.status != "processed" for file in files):
             return
@@ -40,22 +40,25 @@ def validate(services: Services, job: Job) -> None:
 
 
 def start(services: Services, job: Job, slots: int, sharing: Sharing) -> None:
-    """Give a job that waits a slot, if one is free and so is its GPU."""
+    """Let a job run that waits, if a slot and its GPU are free; one whose model is made needs neither."""
     if job.slot is not None or time.time() < job.not_before:
         return
     if not workspace_of(services, job).spec.exists():
         # It was paused before its files were looked at.
         _look_again(services, job)
         return
-    with services.database.reading() as session:
-        if _free_slot(session, slots) is None:
+    if job.stage != DEPLOY:
+        with services.database.reading() as session:
+            if _free_slot(session, slots) is None:
+                return
+        if not sharing.lets_train(job):
             return
-    if not sharing.lets_train(job):
-        return
     with services.database.writing() as session:
         current = session.get_one(Job, job.number, with_for_update=True)
-        free = _free_slot(session, slots)
-        if current.status != states.QUEUED or current.slot is not None or free is None:
+        free = None if current.stage == DEPLOY else _free_slot(session, slots)
+        if current.status != states.QUEUED or current.slot is not None:
+            return
+        if free is None and current.stage != DEPLOY:
             return
         current.slot, current.attempt, current.failures = free, current.attempt + 1, 0
         told = "Fine-tuning job started" if current.attempt == 1 else "Fine-tuning job goes on"
@@ -66,7 +69,8 @@ def _look_again(services: Services, job: Job) -> None:
     with services.database.writing() as session:
         current = session.get_one(Job, job.number, with_for_update=True)
         if current.status == states.QUEUED:
-            current.status = states.VALIDATING
+            told = f"Validating training file: {current.training_file}"
+            states.move(session, current, states.VALIDATING, told)
 
 
 def _files(services: Services, job: Job) -> list[File | None]:
@@ -76,7 +80,13 @@ def _files(services: Services, job: Job) -> list[File | None]:
         return [session.scalar(select(File).where(File.id == name)) for name in wanted]
 
 
-def _what_is_wrong(files: list[File | None]) -> Failure | None:
+def _what_is_wrong(services: Services, job: Job, files: list[File | None]) -> Failure | None:
+    if job.model not in services.settings.models:
+        told = (
+            f"Model {job.model} is not available for fine-tuning any more; the operator can name it again, "
+            "under `models` in the api's settings"
+        )
+        return Failure("model_not_available", told, "model")
     for param, file in zip(_PARAMS, files, strict=False):
         named = param.replace("_", " ")
         if file is None:

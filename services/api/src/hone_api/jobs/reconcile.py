@@ -16,11 +16,14 @@ from hone_api.errors import ApiError
 from hone_api.files.checking import check_files
 from hone_api.files.expiry import expire_files
 from hone_api.jobs import queue, states
+from hone_api.jobs.cleaning import clean, left_behind
+from hone_api.jobs.importing import Importing
 from hone_api.jobs.running import Running
 from hone_api.jobs.sharing import Sharing
 from hone_api.jobs.stages import IMPORT
 from hone_api.launcher.stages import Launcher
 from hone_api.services import Services
+from hone_api.serving.presence import Listings
 from hone_contract.errors import HoneError
 
 _EVERY = 1.0
@@ -38,7 +41,14 @@ class Reconciler:
 
     def tick(self) -> None:
         """One look at everything that is not as it should be."""
-        for work in (self._check_files, self._expire_files, self._jobs, self._sharing.look, self._count):
+        for work in (
+            self._check_files,
+            self._expire_files,
+            self._jobs,
+            self._sharing.look,
+            self._clean,
+            self._count,
+        ):
             self._guarded(work)
 
     def _jobs(self) -> None:
@@ -49,12 +59,14 @@ class Reconciler:
             succeeded = select(Job).where(Job.status == states.SUCCEEDED, Job.stage == IMPORT)
             jobs += session.scalars(succeeded.order_by(Job.number).limit(1))
             session.expunge_all()
+        running = Running(self.services, self.launcher, self.gpus, Listings(self.services.settings))
         for job in jobs:
-            self._guarded(lambda job=job: self._advance(job))  # type: ignore[misc]
+            self._guarded(lambda job=job: self._advance(job, running))  # type: ignore[misc]
 
-    def _advance(self, job: Job) -> None:
-        running = Running(self.services, self.launcher, self.gpus)
-        if job.status == states.RUNNING or job.stage == IMPORT:
+    def _advance(self, job: Job, running: Running) -> None:
+        if job.stage == IMPORT:
+            Importing(self.services, self.launcher).advance(job)
+        elif job.status == states.RUNNING:
             running.advance(job)
         elif job.slot is not None:
             running.settle(job)
@@ -72,6 +84,10 @@ class Reconciler:
 
     def _expire_files(self) -> None:
         expire_files(self.services)
+
+    def _clean(self) -> None:
+        for folder in left_behind(self.services):
+            self._guarded(lambda folder=folder: clean(self.launcher, folder))  # type: ignore[misc]
 
     def _count(self) -> None:
         with self.services.database.reading() as session:

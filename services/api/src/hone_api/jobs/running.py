@@ -6,43 +6,30 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from sqlalchemy.orm import Session
-
 from hone_api.database.tables import Job
 from hone_api.files.adding import kept
 from hone_api.jobs import states
 from hone_api.jobs.extras import read_extras
+from hone_api.jobs.importing import enter_next_import
 from hone_api.jobs.progress import Progress, Run
 from hone_api.jobs.queue import workspace_of
-from hone_api.jobs.results import (
-    add_checkpoints,
-    add_results,
-    checkpoint_name,
-    give_up_checkpoint,
-    make_model,
-    model_name,
-    next_checkpoint,
-    published_as,
-    record_adapter,
-)
+from hone_api.jobs.results import add_checkpoints, add_results, make_model, model_name, published_as
 from hone_api.jobs.stages import (
     DEPLOY,
-    END,
-    IMPORT,
     MERGE,
     TRAIN,
     Failure,
     failure_of,
-    import_command,
     merge_command,
     stage_name,
     train_command,
 )
+from hone_api.jobs.steps import base_of, enter, same, try_again
+from hone_api.jobs.telling import for_clients
 from hone_api.jobs.workspace import run_name
 from hone_api.launcher.stages import Command, Launcher, State
 from hone_api.services import Services
-from hone_api.serving.presence import presence
-from hone_contract.artifact import open_artifact
+from hone_api.serving.presence import Listings
 from hone_contract.errors import HoneError
 from hone_contract.store import Store
 
@@ -58,6 +45,7 @@ class Running:
     launcher: Launcher
     gpus: Sequence[str]
     """What CUDA_VISIBLE_DEVICES is for each slot; empty without any."""
+    listings: Listings
 
     def advance(self, job: Job) -> None:
         """One look at a running job: begin its stage, tell its news, go on when the stage has ended."""
@@ -71,19 +59,20 @@ class Running:
         if state.state == "absent":
             self.launcher.begin(name, self._command(job))
             return
-        if job.stage == TRAIN:
-            self._tell_news(job)
-        if state.state == "ended":
+        # All that it wrote before it ended is told before the job goes on.
+        if (job.stage != TRAIN or self._tell_news(job)) and state.state == "ended":
             self._ended(job, state)
 
     def settle(self, job: Job) -> None:
         """Stop what runs of a job that was cancelled or paused; its slot is free when that has ended."""
         name = stage_name(job)
-        if self.launcher.state(name).state == "running":
+        if self.launcher.state(name).state != "ended":
+            # Also of one that seems never to have begun: its keeper may be on its way.
             self.launcher.stop(name)
+            if self.launcher.state(name).state == "running":
+                return
+        if job.stage == TRAIN and not self._tell_news(job):
             return
-        if job.stage == TRAIN:
-            self._tell_news(job)
         with self.services.database.writing() as session:
             current = session.get_one(Job, job.number, with_for_update=True)
             if current.status != states.RUNNING and current.attempt == job.attempt:
@@ -95,52 +84,42 @@ class Running:
         settings = self.services.settings
         if job.stage == TRAIN:
             return train_command(settings, workspace_of(self.services, job), self._gpu(job))
-        assert job.run_id is not None
-        if job.stage == MERGE:
-            with self.services.database.reading() as session:
-                return merge_command(settings, job.run_id, published_as(session, job))
-        step = self._imports(job)
-        folder = self._store.checkpoint(job.run_id, step)
-        return import_command(settings, folder, self._base(job.run_id), checkpoint_name(job, step))
+        assert job.run_id is not None and job.stage == MERGE
+        with self.services.database.reading() as session:
+            return merge_command(settings, job.run_id, published_as(session, job))
 
     def _gpu(self, job: Job) -> str | None:
         return self.gpus[job.slot % len(self.gpus)] if self.gpus and job.slot is not None else None
 
     def _ended(self, job: Job, state: State) -> None:
-        failure = failure_of(state, self.launcher.output(stage_name(job)))
+        failure = failure_of(state, self.launcher.output(stage_name(job)), job.stage)
         if failure is not None:
             self._failed(job, failure)
         elif job.stage == TRAIN:
             self._trained(job)
-        elif job.stage == IMPORT:
-            self._imported(job)
         else:
             self._go_on(job, DEPLOY)
 
     def _failed(self, job: Job, failure: Failure) -> None:
-        local = self.services.settings.local
+        settings = self.services.settings
+        told = for_clients(failure.message, settings, job)
         with self.services.database.writing() as session:
-            current = self._same(session, job)
-            if current is None:
+            current = same(session, job)
+            again = f"{told}; it goes on from the newest checkpoint"
+            if current is None or try_again(session, current, failure, again, settings.local):
                 return
-            if failure.may_pass and current.failures < local.retries:
-                current.failures, current.attempt = current.failures + 1, current.attempt + 1
-                wait = local.retry_seconds * 2 ** (current.failures - 1)
-                current.not_before = int(time.time() + wait)
-                told = f"{failure.message}; it goes on from the newest checkpoint in {wait:.0f} s"
-                states.tell(session, current, told, level="warn")
-            elif current.stage == IMPORT:
-                give_up_checkpoint(session, current, next_checkpoint(session, current) or 0, failure.message)
-                _enter_next_import(session, current)
-            else:
-                current.slot = None
-                states.fail(session, current, failure.code, failure.message, failure.param)
+            current.slot = None
+            states.fail(session, current, failure.code, told, failure.param)
+        # The stage is forgotten soon, and what the client is told lacks the paths.
+        said = f"{job.id}: its {job.stage} has failed: {failure.message}"
+        seen = {"job": job.id, "stage": job.stage, "output": failure.output}
+        self.services.reporter.tell("job_failed", said, level="error", **seen)
 
     def _trained(self, job: Job) -> None:
         """Write down all that a run has left, and choose what comes next."""
         try:
             run_id = workspace_of(self.services, job).run_id_file.read_text(encoding="utf-8").strip()
-            self._base(run_id)
+            base_of(self._store, run_id)
         except (OSError, HoneError) as error:
             self._failed(job, Failure("server_error", f"The run left no adapter: {error}"))
             return
@@ -148,7 +127,7 @@ class Running:
         with suppress(_Elsewhere), self.services.storage.incoming() as incoming:
             incoming.write(left.table())
             with kept(self.services, incoming) as (digest, size), self.services.database.writing() as session:
-                current = self._same(session, job)
+                current = same(session, job)
                 if current is None:
                     # Nobody is told of the bytes then, so they go.
                     raise _Elsewhere
@@ -156,27 +135,13 @@ class Running:
                 current.result_files = [add_results(session, current, digest, size).id]
                 name = model_name(session, current, self.services.settings.organization)
                 add_checkpoints(session, current, name, left.checkpoints)
-                _enter(current, MERGE if read_extras(current.labels).deploy == "merged" else DEPLOY)
-
-    def _imported(self, job: Job) -> None:
-        step = self._imports(job)
-        made = sorted(path.name for path in self._store.root.glob(f"adapters/{checkpoint_name(job, step)}-*"))
-        with self.services.database.writing() as session:
-            current = self._same(session, job)
-            if current is not None:
-                record_adapter(session, current, step, made[-1] if made else "")
-                _enter_next_import(session, current)
+                enter(current, MERGE if read_extras(current.labels).deploy == "merged" else DEPLOY)
 
     def _go_on(self, job: Job, stage: str) -> None:
         with self.services.database.writing() as session:
-            current = self._same(session, job)
+            current = same(session, job)
             if current is not None:
-                _enter(current, stage)
-
-    def _imports(self, job: Job) -> int:
-        """The step of the checkpoint that the stage is about."""
-        with self.services.database.reading() as session:
-            return next_checkpoint(session, job) or 0
+                enter(current, stage)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -186,12 +151,17 @@ class Running:
         merged = read_extras(job.labels).deploy == "merged"
         with self.services.database.reading() as session:
             served_as = published_as(session, job) if merged else job.run_id
-        base = self._base(job.run_id)
-        found = presence(self.services.settings, base=base, served_as=served_as, merged=merged)
+        try:
+            base = base_of(self._store, job.run_id)
+        except HoneError as error:
+            self._failed(job, Failure("server_error", f"The model is not in the store any more: {error}"))
+            return
+        version = job.run_id if merged else None
+        found = self.listings.presence(base=base, served_as=served_as, merged=merged, version=version)
         begun = job.progress.get("deploying") or int(time.time())
         waits = found.state == "waiting" and time.time() < begun + _PATIENCE
         with self.services.database.writing() as session:
-            current = self._same(session, job)
+            current = same(session, job)
             if current is None:
                 return
             if waits:
@@ -204,27 +174,32 @@ class Running:
             current.fine_tuned_model = name
             states.tell(session, current, f"New fine-tuned model created: {name}")
             states.move(session, current, states.SUCCEEDED, "The job has successfully completed")
-            _enter_next_import(session, current)
+            enter_next_import(session, current)
             if found.state != "served":
                 states.tell(session, current, found.message, level="warn")
 
     # -- what is known of a run --------------------------------------------------------------------
 
-    def _tell_news(self, job: Job) -> None:
-        run, before = self._run(job), _read(job)
-        points, now = run.news(before)
-        if now == before:
-            return
+    def _tell_news(self, job: Job) -> bool:
+        """Whether all is told that there was to read."""
+        before = _read(job)
+        news = self._run(job).news(before)
+        if news.more:
+            # It is told in several transactions, between which others have their turn.
+            self.services.wake.set()
+        if news.progress == before:
+            return not news.more
         with self.services.database.writing() as session:
             current = session.get_one(Job, job.number, with_for_update=True)
             if _read(current) != before:
-                return
-            current.progress = {**current.progress, **dataclasses.asdict(now)}
+                return False
+            current.progress = {**current.progress, **dataclasses.asdict(news.progress)}
             # It came further, so what made it fail before was not in its way.
-            current.failures = 0 if points else current.failures
-            for each in points:
+            current.failures = 0 if news.points else current.failures
+            for each in news.points:
                 states.tell(session, current, each.message, kind="metrics", data=each.data)
-        job.progress = {**job.progress, **dataclasses.asdict(now)}
+        job.progress = {**job.progress, **dataclasses.asdict(news.progress)}
+        return not news.more
 
     @property
     def _store(self) -> Store:
@@ -233,31 +208,9 @@ class Running:
     def _run(self, job: Job) -> Run:
         return Run(self._store, run_name(job))
 
-    def _base(self, run_id: str) -> str:
-        """The base's name in the store, from the adapter's own manifest."""
-        return open_artifact(self._store.adapter(run_id), "adapter").manifest.lineage["base"].id
-
-    def _same(self, session: Session, job: Job) -> Job | None:
-        """The job as it is now. None: somebody else has brought it elsewhere meanwhile."""
-        current = session.get_one(Job, job.number, with_for_update=True)
-        is_same = (current.status, current.stage, current.attempt) == (job.status, job.stage, job.attempt)
-        return current if is_same else None
-
 
 class _Elsewhere(Exception):
     """The job was cancelled or paused meanwhile."""
-
-
-def _enter(job: Job, stage: str) -> None:
-    job.stage, job.attempt, job.failures, job.not_before = stage, job.attempt + 1, 0, 0
-    if stage == DEPLOY:
-        job.slot = None
-
-
-def _enter_next_import(session: Session, job: Job) -> None:
-    """What is done for a job that has succeeded: its checkpoints become adapters, one after another."""
-    session.flush()
-    _enter(job, END if next_checkpoint(session, job) is None else IMPORT)
 
 
 def _read(job: Job) -> Progress:

@@ -13,6 +13,7 @@ from hone_api.database.tables import Event, Job
 from hone_api.jobs import states
 from hone_api.launcher.stages import Command, Launcher
 from hone_api.services import Services
+from hone_api.settings import Upstream
 from hone_contract.artifact import write_atomically
 
 _SECONDS = 2.0
@@ -86,14 +87,17 @@ class Sharing:
         return self.services.settings.data / "serving.json"
 
     def _somebody_serves(self) -> bool:
-        """A server that answers at all holds its GPU, ready or not."""
-        for server in self.services.settings.servers:
-            try:
-                httpx.get(f"{server.url}/health", timeout=_SECONDS, trust_env=False)
-            except httpx.TransportError:
-                continue
-            return True
-        return False
+        """A server that takes a connection holds its GPU, however long it takes to answer, and whatever."""
+        return any(self._is_there(server) for server in self.services.settings.servers)
+
+    def _is_there(self, server: Upstream) -> bool:
+        try:
+            httpx.get(f"{server.url}/health", timeout=_SECONDS, trust_env=False)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            return False
+        except httpx.TransportError:
+            pass
+        return True
 
     def _tell_once(self, job: Job, message: str) -> None:
         with self.services.database.writing() as session:

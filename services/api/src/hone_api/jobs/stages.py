@@ -25,6 +25,8 @@ class Failure:
     param: str | None = None
     may_pass: bool = False
     """Whether the same command may succeed when it is begun again."""
+    output: str = ""
+    """The end of what the command wrote, where it said nothing for people: for the operator's log alone."""
 
 
 def stage_name(job: Job) -> str:
@@ -52,14 +54,16 @@ def merge_command(settings: Settings, run_id: str, name: str) -> Command:
     return _on_store(settings, [*begins, run_id, "--name", name])
 
 
-def failure_of(state: State, output: Path) -> Failure | None:
-    """None: it did what it should."""
+def failure_of(state: State, output: Path, stage: str) -> Failure | None:
+    """None: it did what it should. The message has all that the command said, paths too."""
     if state.code == 0:
         return None
-    told = _last_error(output)
+    written = _end_of(output)
+    told = _last_error(written)
     if state.code is None:
         return Failure("server_error", "The process was lost, with its machine or by force", may_pass=True)
-    if state.code == BadInput.exit_code:
+    # Merger and importer read nothing that the client sent.
+    if state.code == BadInput.exit_code and stage == TRAIN:
         return Failure(
             "invalid_training_file",
             f"The job failed due to an invalid training file. {told}",
@@ -69,20 +73,30 @@ def failure_of(state: State, output: Path) -> Failure | None:
         return Failure("invalid_configuration", told)
     # From 128 on it was ended by a signal: killed for memory, or with its machine.
     may_pass = state.code == RetryableFailure.exit_code or state.code >= 128
-    return Failure("server_error", told or f"The process ended with {state.code}", may_pass=may_pass)
+    if told:
+        return Failure("server_error", told, may_pass=may_pass)
+    return Failure(
+        "server_error",
+        f"The {stage} ended with {state.code}",
+        may_pass=may_pass,
+        output=written[-_SHOWN:],
+    )
 
 
 def _on_store(settings: Settings, arguments: Sequence[str], more: dict[str, str] | None = None) -> Command:
     return Command(arguments, {"HONE_STORE": str(settings.store.resolve()), **(more or {})})
 
 
-def _last_error(output: Path) -> str:
-    """What the command said for people: the line that begins with `error: `, and those indented below it."""
+def _end_of(output: Path) -> str:
     try:
         with output.open("rb") as file:
             file.seek(max(0, output.stat().st_size - _TAIL))
-            text = file.read().decode("utf-8", "replace")
+            return file.read().decode("utf-8", "replace")
     except OSError:
         return ""
+
+
+def _last_error(text: str) -> str:
+    """What the command said for people: the line that begins with `error: `, and those indented below it."""
     found = re.findall(r"^error: (.*(?:\n {7}.*)*)", text, flags=re.MULTILINE)
     return re.sub(r"\s+", " ", found[-1])[:_SHOWN] if found else ""

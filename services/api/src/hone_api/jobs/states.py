@@ -2,6 +2,7 @@
 
 import time
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from hone_api.database.tables import Event, Job
@@ -14,13 +15,42 @@ SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
 FINAL = frozenset({SUCCEEDED, FAILED, CANCELLED})
 ACTIVE = frozenset({VALIDATING, QUEUED, RUNNING})
 """What the reconcile loop brings on."""
+OPEN = ACTIVE | {PAUSED}
+"""What has not ended."""
 
 _NEXT = {
     VALIDATING: {QUEUED, PAUSED, FAILED, CANCELLED},
-    QUEUED: {RUNNING, PAUSED, FAILED, CANCELLED},
+    QUEUED: {VALIDATING, RUNNING, PAUSED, FAILED, CANCELLED},
     RUNNING: {SUCCEEDED, FAILED, PAUSED, CANCELLED},
     PAUSED: {QUEUED, CANCELLED},
 }
+_RESUMED = "The job goes on"
+
+
+def cancel(session: Session, job: Job) -> None:
+    """End a job for good. To ask twice is to ask once. Raises ApiError for one that has ended otherwise."""
+    if job.status != CANCELLED:
+        move(session, job, CANCELLED, "The job was cancelled by its owner")
+
+
+def pause(session: Session, job: Job) -> None:
+    """Stop a job for a while. To ask twice is to ask once. Raises ApiError for one that has ended."""
+    if job.status != PAUSED:
+        move(session, job, PAUSED, "The job was paused; it stops at a checkpoint")
+
+
+def resume(session: Session, job: Job) -> None:
+    """Let a paused job wait for its turn again; one that was resumed before and is at work stays as it is.
+
+    An SDK sends a request again that got no answer, and the loop may have brought the job on meanwhile.
+    Raises ApiError for a job that was never paused, and for one that has ended.
+    """
+    if job.status == PAUSED:
+        move(session, job, QUEUED, _RESUMED)
+        return
+    before = select(Event.number).where(Event.job_number == job.number, Event.message == _RESUMED)
+    if job.status not in ACTIVE or session.scalar(before.limit(1)) is None:
+        raise invalid(f"Job {job.id} is {job.status}; only a job that is paused can be resumed")
 
 
 def move(session: Session, job: Job, status: str, message: str, *, level: str = "info") -> None:

@@ -1,6 +1,8 @@
 """A job's folder: what its stages read, and where the trainer leaves the run's id."""
 
 import os
+import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from hone_api.jobs.extras import read_extras
 from hone_api.settings import Tunable
 from hone_contract.artifact import write_atomically
 
-_TRAIN, _EVAL = "train.jsonl", "eval.jsonl"
+TRAIN, EVAL = "train.jsonl", "eval.jsonl"
+"""The names of the examples in a job's folder."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,19 @@ class Workspace:
     def take(self, training: Path, validation: Path | None) -> None:
         """The examples, by another name of the same bytes: whoever deletes a file does not stop a job."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name, source in ((_TRAIN, training), (_EVAL, validation)):
+        for name, source in ((TRAIN, training), (EVAL, validation)):
             if source is not None and not (self.folder / name).exists():
                 os.link(source, self.folder / name)
 
     def write_spec(self, job: Job, tunable: Tunable) -> None:
         """The run that the trainer is to train; the same job makes the same bytes, and so the same run."""
-        has_eval = (self.folder / _EVAL).exists()
+        has_eval = (self.folder / EVAL).exists()
         write_atomically(self.spec, yaml.safe_dump(_spec(job, tunable, has_eval), sort_keys=False))
+
+    def remove(self) -> None:
+        """All of it. Whoever is killed meanwhile leaves a part, which is removed in the same way."""
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self.folder)
 
 
 def run_name(job: Job) -> str:
@@ -51,12 +59,12 @@ def _spec(job: Job, tunable: Tunable, has_eval: bool) -> dict[str, Any]:
     extras, chosen = read_extras(job.labels), job.resolved
     # OpenAI learns from every example as it is, and judges by those of the other file only.
     data: dict[str, Any] = {
-        "train": _TRAIN,
+        "train": TRAIN,
         "eval_fraction": 0.0,
         "clean": {"trim": False, "duplicates": False, "near_duplicates": None},
     }
     if has_eval:
-        data["eval"] = _EVAL
+        data["eval"] = EVAL
     return {
         "name": run_name(job),
         "model": {"name": tunable.base},

@@ -23,12 +23,8 @@ def gpus(environment: Mapping[str, str] | None = None) -> list[str]:
     return named[: next((at for at, each in enumerate(named) if each in ("", "-1")), len(named))]
 
 
-def gpu_count() -> int:
-    """0 where there is none, or no driver for it."""
-    return len(gpus())
-
-
 def _count() -> int:
+    """0 where there is none, or no driver for it."""
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_SECONDS, check=False

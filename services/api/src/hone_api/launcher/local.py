@@ -105,9 +105,9 @@ class LocalLauncher:
         with suppress(OSError):
             folder.path.parent.rmdir()
 
-    def names(self) -> list[str]:
-        """Of all that are not forgotten."""
-        found = (str(path.relative_to(self._root)) for path in self._root.glob("*/*") if path.is_dir())
+    def names(self, job: str) -> list[str]:
+        """Of a job's stages that are not forgotten."""
+        found = (f"{job}/{path.name}" for path in (self._root / job).glob("*") if path.is_dir())
         return sorted(name for name in found if _NAME.fullmatch(name))
 
     def _folder(self, name: str) -> Folder:

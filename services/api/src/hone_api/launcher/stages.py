@@ -43,4 +43,7 @@ class Launcher(Protocol):
         """What it wrote to standard output and error."""
 
     def forget(self, name: str) -> None:
-        """Remove what is kept of a stage that has ended."""
+        """Remove what is kept of a stage that has ended. Raises RuntimeError for one that runs."""
+
+    def names(self, job: str) -> list[str]:
+        """Of a job's stages that are not forgotten."""

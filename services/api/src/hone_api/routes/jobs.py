@@ -1,6 +1,6 @@
 """`/fine_tuning/jobs` (openai/resources/fine_tuning/jobs)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Request
@@ -66,19 +66,19 @@ def retrieve(job_id: str, caller: ForTuning, ours: Ours) -> JobObject:
 @router.post("/{job_id}/cancel")
 def cancel(job_id: str, caller: ForTuning, ours: Ours) -> JobObject:
     """End a job for good; what it has so far stays in the store."""
-    return _moved(job_id, caller, ours, states.CANCELLED, "The job was cancelled by its owner")
+    return _changed(job_id, caller, ours, states.cancel)
 
 
 @router.post("/{job_id}/pause")
 def pause(job_id: str, caller: ForTuning, ours: Ours) -> JobObject:
     """Stop a job at a checkpoint; its GPU is free for others."""
-    return _moved(job_id, caller, ours, states.PAUSED, "The job was paused; it stops at a checkpoint")
+    return _changed(job_id, caller, ours, states.pause)
 
 
 @router.post("/{job_id}/resume")
 def resume(job_id: str, caller: ForTuning, ours: Ours) -> JobObject:
     """Let a paused job go on from its newest checkpoint, when there is a slot for it."""
-    return _moved(job_id, caller, ours, states.QUEUED, "The job goes on")
+    return _changed(job_id, caller, ours, states.resume)
 
 
 @router.get("/{job_id}/events")
@@ -103,12 +103,11 @@ def list_checkpoints(
         return page([checkpoint_object(row, job.id) for row in rows], has_more=more)
 
 
-def _moved(job_id: str, caller: Caller, ours: Ours, status: str, message: str) -> JobObject:
-    """A state that the client asks for. Asking twice is asking once: the SDK sends a request again."""
+def _changed(job_id: str, caller: Caller, ours: Ours, change: Callable[[Session, Job], None]) -> JobObject:
+    """What the client asks for is written down; the loop brings it about."""
     with ours.database.writing() as session:
         job = _find(session, caller, job_id, lock=True)
-        if job.status != status:
-            states.move(session, job, status, message)
+        change(session, job)
         told = _told(ours, job)
     ours.wake.set()
     return told

@@ -1,13 +1,16 @@
 """Whether a model that was just made can be asked already: its job ends with the answer in its events."""
 
+import asyncio
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import httpx
 
 from hone_api.serving.names import servers_of
 from hone_api.settings import Settings, Upstream
+from hone_contract.errors import BadConfiguration
 
 _SECONDS = 3.0
 
@@ -21,29 +24,59 @@ class Presence:
     """What is so, and for `nobody` what to do."""
 
 
-def presence(settings: Settings, *, base: str, served_as: str, merged: bool) -> Presence:
-    """Asks the servers that are to have it; takes a few seconds for each at most."""
-    servers = servers_of(settings, base=base, served_as=served_as, merged=merged)
-    if not servers:
-        wanted = f"model: {served_as}" if merged else f"base: {base}"
-        return Presence(
-            "nobody",
-            f"No server is configured for it: add one with `{wanted}` to `servers` in the api's settings.",
-        )
-    reasons = []
-    for server in servers:
-        reason = _why_not(server, served_as)
-        if reason is None:
-            return Presence("served", f"{server.url} serves it as {served_as}.")
-        reasons.append(f"{server.url} {reason}")
-    return Presence("waiting", "; ".join(reasons))
+class Listings:
+    """What the servers list now. However many models are looked for, each server is asked once at most, and
+    all at the same time, so it takes a few seconds even if none answers.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def presence(self, *, base: str, served_as: str, merged: bool, version: str | None = None) -> Presence:
+        """Of a model under the name that servers have for it.
+
+        `version` is the run that a merged one was made of: under its name an older one may be served still.
+        """
+        servers = servers_of(self._settings, base=base, served_as=served_as, merged=merged)
+        if not servers:
+            wanted = f"model: {served_as}" if merged else f"base: {base}"
+            told = (
+                f"No server is configured for it: add one with `{wanted}` to `servers` in the api's settings."
+            )
+            return Presence("nobody", told)
+        reasons = []
+        for server in servers:
+            reason = _why_not(self._told[server], served_as, version)
+            if reason is None:
+                return Presence("served", f"{server.url} serves it as {served_as}.")
+            reasons.append(f"{server.url} {reason}")
+        return Presence("waiting", "; ".join(reasons))
+
+    @cached_property
+    def _told(self) -> "dict[Upstream, _Listed | str]":
+        return asyncio.run(_ask(self._settings.servers))
 
 
-def _why_not(server: Upstream, served_as: str) -> str | None:
-    """None: it serves it."""
-    headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+_Listed = dict[str, str | None]
+"""The version of each model, where the server tells it."""
+
+
+async def _ask(servers: list[Upstream]) -> dict[Upstream, _Listed | str]:
+    """What each lists, or why that is not known."""
+    async with httpx.AsyncClient(timeout=None, trust_env=False) as client:
+        told = await asyncio.gather(*(_listing(client, server) for server in servers))
+    return dict(zip(servers, told, strict=True))
+
+
+async def _listing(client: httpx.AsyncClient, server: Upstream) -> _Listed | str:
     try:
-        answer = httpx.get(f"{server.url}/v1/models", headers=headers, timeout=_SECONDS, trust_env=False)
+        headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+        async with asyncio.timeout(_SECONDS):
+            answer = await client.get(f"{server.url}/v1/models", headers=headers)
+    except BadConfiguration:
+        return "is not asked: the file with its key cannot be read"
+    except TimeoutError:
+        return f"does not answer within {_SECONDS:.0f} s"
     except httpx.HTTPError as error:
         return f"cannot be reached: {type(error).__name__} {error}".rstrip()
     if answer.status_code in (401, 403):
@@ -51,8 +84,20 @@ def _why_not(server: Upstream, served_as: str) -> str | None:
     try:
         told = json.loads(answer.content)
         if answer.status_code == 200:
-            listed = {model["id"] for model in told["data"]}
-            return None if served_as in listed else f"does not list {served_as} yet"
+            return {model["id"]: model.get("version") for model in told["data"]}
         return f"answers {answer.status_code}: {told['error']['message']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return f"answers {answer.status_code} with nothing that can be read"
+
+
+def _why_not(listed: _Listed | str, served_as: str, version: str | None) -> str | None:
+    """None: it serves it."""
+    if isinstance(listed, str):
+        return listed
+    if served_as not in listed:
+        return f"does not list {served_as} yet"
+    there = listed[served_as]
+    # A merge that was asked for otherwise than by default says so behind the run.
+    if version is None or there is None or there == version or there.startswith(f"{version}-"):
+        return None
+    return f"serves {served_as} in the version {there}, and not yet in {version}"

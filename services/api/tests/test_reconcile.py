@@ -1,0 +1,469 @@
+"""What the reconcile loop makes of what it finds, look by look."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from api_loop import Loop, emptied, new_loop
+from api_stages import python
+from stand_ins.stage import BASE
+
+from hone_api.database.session import Database
+from hone_api.errors import ApiError
+from hone_api.jobs import progress, sharing, states
+from hone_api.launcher.folder import Folder
+from hone_api.launcher.local import LocalLauncher
+from hone_api.serving import presence
+
+NewLoop = Callable[..., Loop]
+
+
+@pytest.fixture(scope="module")
+def database(database_url: str) -> Iterator[Database]:
+    with emptied(database_url) as database:
+        yield database
+
+
+@pytest.fixture
+def new(tmp_path: Path, database: Database) -> NewLoop:
+    return lambda **settings: new_loop(tmp_path, database, **settings)
+
+
+# -- what is taken on, and what is not ---------------------------------------------------------------
+
+
+def test_a_job_whose_model_is_gone_from_the_settings_fails(new: NewLoop) -> None:
+    loop = new(models={"stand-in": {"base": BASE}, "gone": {"base": BASE}})
+    gone, other = loop.create(model="gone"), loop.create()
+    del loop.services.settings.models["gone"]
+    loop.tick()
+    assert loop.job(other).status == "queued"
+    failed = loop.job(gone)
+    assert (failed.status, failed.error["code"]) == ("failed", "model_not_available")
+    assert "gone" in failed.error["message"] and "`models`" in failed.error["message"]
+
+
+def test_a_job_that_was_paused_while_its_model_was_deployed_needs_no_slot(new: NewLoop) -> None:
+    loop = new()
+    paused = loop.trained()
+    loop.tick()
+    assert (loop.job(paused).stage, loop.job(paused).slot) == ("deploy", None)
+    change(loop, paused, states.pause)
+    other = loop.begin()
+    change(loop, paused, states.resume)
+    loop.tick(2)
+    assert (loop.job(paused).status, loop.job(paused).slot) == ("succeeded", None)
+    assert (loop.job(other).status, loop.job(other).slot) == ("running", 0)
+
+
+def test_a_job_that_was_paused_before_its_files_were_read_has_them_read(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.create()
+    change(loop, job_id, states.pause)
+    change(loop, job_id, states.resume)
+    loop.tick()
+    assert loop.job(job_id).status == "validating_files"
+    # The SDK has had no answer, and asks again.
+    change(loop, job_id, states.resume)
+    loop.tick(3)
+    assert loop.stages.begun == [f"{job_id}/1-train"]
+    validating = f"Validating training file: {loop.file_id}"
+    assert loop.told(job_id).count(validating) == 2
+
+
+def test_what_was_never_paused_cannot_be_resumed_and_what_goes_on_again_can(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.create()
+    for status in ("validating_files", "queued", "running", "succeeded"):
+        loop.change(job_id, status=status)
+        with pytest.raises(ApiError, match=f"is {status}; only a job that is paused") as refused:
+            change(loop, job_id, states.resume)
+        assert refused.value.status_code == 400
+    loop.change(job_id, status="paused")
+    change(loop, job_id, states.resume)
+    told = loop.told(job_id)
+    for status in ("validating_files", "queued", "running"):
+        loop.change(job_id, status=status)
+        change(loop, job_id, states.resume)
+        assert (loop.job(job_id).status, loop.told(job_id)) == (status, told)
+    loop.change(job_id, status="cancelled")
+    with pytest.raises(ApiError, match="is cancelled"):
+        change(loop, job_id, states.resume)
+
+
+def test_a_paused_job_counts_as_one_of_its_project(new: NewLoop) -> None:
+    loop = new(limits={"project_jobs": 1})
+    job_id = loop.create()
+    change(loop, job_id, states.pause)
+    with pytest.raises(ApiError, match="1 jobs that have not ended") as refused:
+        loop.create()
+    assert (refused.value.status_code, refused.value.code) == (429, "rate_limit_exceeded")
+    change(loop, job_id, states.cancel)
+    change(loop, job_id, states.cancel)
+    loop.create()
+
+
+def change(loop: Loop, job_id: str, wish: Callable[..., None]) -> None:
+    with loop.services.database.writing() as session:
+        wish(session, session.merge(loop.job(job_id)))
+
+
+# -- what a run tells --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["exit", "cancel"])
+def test_all_that_a_run_wrote_is_told_before_its_stage_is_over(
+    new: NewLoop, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(progress, "_MOST_LINES", 4)
+    loop = new()
+    job_id = loop.begin()
+    loop.write_run(job_id, range(1, 12))
+    if end == "exit":
+        loop.stages.end(f"{job_id}/1-train")
+    else:
+        change(loop, job_id, states.cancel)
+    for told in (4, 8):
+        loop.tick()
+        assert loop.steps(job_id) == list(range(1, told + 1))
+        job = loop.job(job_id)
+        assert (job.stage, job.slot) == ("train", 0)
+        # The next look is not waited for.
+        assert loop.services.wake.is_set()
+    loop.tick()
+    assert loop.steps(job_id) == list(range(1, 12))
+    assert loop.job(job_id).slot is None
+
+
+@pytest.mark.parametrize("width", [0, 3, 5])
+def test_metrics_go_on_when_the_trainer_has_cut_and_written_them_anew(new: NewLoop, width: int) -> None:
+    """Lines of another length end elsewhere; one of them may still end where the last one did."""
+    loop = new()
+    job_id = loop.begin()
+    loop.write_metrics(job_id, range(1, 9), width=5)
+    loop.tick()
+    for last in (10, 14, 40):
+        loop.write_metrics(job_id, range(1, last + 1), width=width)
+        loop.tick()
+        assert loop.steps(job_id) == list(range(1, last + 1))
+
+
+def test_a_line_that_cannot_be_read_is_passed_over(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.begin()
+    loop.write_metrics(job_id, range(1, 5))
+    file = loop.store.run(f"{job_id}-0123456789") / "metrics.jsonl"
+    first, second, third, fourth = file.read_text().splitlines()
+    file.write_text("\n".join([first, second[:9], "3", "", third, fourth[:9]]))
+    loop.tick(2)
+    assert loop.steps(job_id) == [1, 3]
+    with file.open("a") as stream:
+        stream.write(f"{fourth[9:]}\n")
+    loop.tick()
+    assert loop.steps(job_id) == [1, 3, 4]
+
+
+# -- how a stage ends --------------------------------------------------------------------------------
+
+
+def test_a_slot_is_not_free_while_a_keeper_may_come(new: NewLoop, tmp_path: Path) -> None:
+    """Begun by an api that was killed at that moment, it would train beside the next job."""
+    loop = new()
+    local = LocalLauncher(loop.services.settings)
+    job_id = loop.create()
+    loop.tick(2)
+    ran = tmp_path / "ran"
+    stage = loop.services.settings.data.resolve() / "stages" / job_id / "1-train"
+    stage.mkdir(parents=True)
+    command = python(f"open({str(ran)!r}, 'w')")
+    told = {"arguments": list(command.arguments), "environment": {}, "stop_seconds": 1}
+    Folder(stage).write_command(told)
+    change(loop, job_id, states.pause)
+    loop.tick(launcher=local)
+    assert loop.job(job_id).slot is None
+    subprocess.run([sys.executable, "-m", "hone_api.launcher.keeper", str(stage)], check=True, timeout=20)
+    assert local.state("/".join(stage.parts[-2:])).code == 143
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "code", "named"),
+    [
+        ("train", 65, "invalid_training_file"),
+        ("train", 78, "invalid_configuration"),
+        ("merge", 65, "server_error"),
+    ],
+)
+def test_what_a_failed_stage_said_is_told_without_the_operators_paths(
+    new: NewLoop, stage: str, code: int, named: str
+) -> None:
+    loop = new()
+    if stage == "train":
+        job_id, name = (job := loop.begin()), f"{job}/1-train"
+    else:
+        job_id = loop.trained(metadata={"hone.deploy": "merged"})
+        loop.tick(2)
+        name = f"{job_id}/2-merge"
+    data, store = loop.services.settings.data.resolve(), loop.services.settings.store.resolve()
+    said = (
+        f"{data}/jobs/{job_id}/train.jsonl, line 3: no text; {store}/bases/one and ~/.cache/hub are 1/2 there"
+    )
+    loop.stages.end(name, code, f"Traceback\nerror: {said}\n")
+    loop.tick()
+    failed = loop.job(job_id)
+    assert (failed.status, failed.error["code"]) == ("failed", named)
+    assert failed.error["message"].endswith(f"{loop.file_id}, line 3: no text; one and hub are 1/2 there")
+    assert said in (data.parent / "log.jsonl").read_text()
+
+
+def test_what_a_crashed_stage_wrote_is_in_the_operators_log_alone(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.begin()
+    loop.stages.end(f"{job_id}/1-train", 1, "Traceback\nIndexError: out of reach\n")
+    loop.tick()
+    assert loop.job(job_id).error["message"] == "The train ended with 1"
+    log = (loop.services.settings.data.parent / "log.jsonl").read_text()
+    assert "IndexError: out of reach" in log and job_id in log
+
+
+def test_a_deploying_job_whose_adapter_is_gone_fails(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.trained()
+    loop.tick()
+    shutil.rmtree(loop.store.adapter(f"{job_id}-0123456789"))
+    loop.tick()
+    failed = loop.job(job_id)
+    assert (failed.status, failed.error["code"], failed.error["param"]) == ("failed", "server_error", None)
+    assert f"no adapter at {job_id}-0123456789" in failed.error["message"]
+
+
+# -- checkpoints that become adapters ----------------------------------------------------------------
+
+
+def test_an_import_that_cannot_be_is_given_up_and_the_next_ones_go_on(new: NewLoop) -> None:
+    loop = new()
+    first = loop.trained()
+    loop.tick(2)
+    assert (loop.job(first).status, loop.job(first).stage) == ("succeeded", "import")
+    (loop.store.adapter(f"{first}-0123456789") / "manifest.json").write_text("{}")
+    second = loop.trained()
+    loop.tick(3)
+    assert loop.job(first).stage == "end"
+    given_up = [told for told in loop.told(first) if told.startswith("The checkpoint of step")]
+    assert len(given_up) == 2 and "manifest.json" in given_up[0]
+    assert str(loop.store.root) not in given_up[0]
+    assert f"{second}/3-import" in loop.stages.states
+
+
+def test_an_import_that_fails_is_tried_again_and_one_that_leaves_nothing_is_given_up(new: NewLoop) -> None:
+    loop = new(local={"retry_seconds": 0})
+    job_id = loop.trained()
+    loop.tick(3)
+    loop.stages.end(f"{job_id}/3-import", 75, "error: no room")
+    loop.tick(2)
+    assert "The checkpoint of step 1 has no adapter yet: no room; it is made in 0 s" in loop.told(job_id)
+    loop.write_adapter(f"{job_id}-step-1-0123456789")
+    loop.stages.end(f"{job_id}/4-import")
+    loop.tick(2)
+    loop.stages.end(f"{job_id}/5-import")
+    loop.tick()
+    assert loop.job(job_id).stage == "end"
+    (given_up,) = [told for told in loop.told(job_id) if "cannot be asked" in told]
+    assert given_up == "The checkpoint of step 2 cannot be asked: The import has left no adapter"
+
+
+# -- what is left of a job ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["cancelled", "failed", "succeeded"])
+def test_nothing_is_left_of_a_job_that_has_ended(new: NewLoop, end: str) -> None:
+    loop = new()
+    if end == "succeeded":
+        job_id = loop.trained()
+        loop.tick(3)
+        assert loop.job(job_id).status == "succeeded"
+        # Its checkpoints come after it, and what they are made by is still to be found.
+        assert loop.stages.names(job_id) == [f"{job_id}/1-train", f"{job_id}/3-import"]
+        assert loop.workspace(job_id).exists()
+        for attempt in (3, 4):
+            loop.stages.end(f"{job_id}/{attempt}-import", 65)
+            loop.tick(2)
+    else:
+        job_id = loop.begin()
+        if end == "failed":
+            loop.stages.end(f"{job_id}/1-train", 65)
+        else:
+            change(loop, job_id, states.cancel)
+        loop.tick()
+    assert loop.job(job_id).status == end
+    assert loop.stages.names(job_id) == []
+    assert not loop.workspace(job_id).exists()
+
+
+def test_what_a_job_needs_and_what_is_nobodys_stays(new: NewLoop) -> None:
+    loop = new()
+    paused = loop.begin()
+    strange = loop.workspace("ftjob-strange")
+    strange.mkdir()
+    change(loop, paused, states.pause)
+    loop.tick(3)
+    assert (loop.workspace(paused) / "run.yaml").exists()
+    assert loop.stages.names(paused) == [f"{paused}/1-train"]
+    assert strange.exists()
+
+
+def test_what_a_killed_api_has_not_removed_is_found(new: NewLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much of it is gone."""
+    loop = new()
+    job_id = loop.begin()
+    loop.change(job_id, status="cancelled", slot=None)
+
+    def killed(*_: object) -> None:
+        raise OSError("as good as kill -9")
+
+    with monkeypatch.context() as patch:
+        # Another attempt of it runs, by whatever mistake: it is ended first.
+        loop.tick()
+        assert loop.stages.stopped == [f"{job_id}/1-train"]
+        patch.setattr(shutil, "rmtree", killed)
+        loop.tick()
+    assert loop.stages.names(job_id) == []
+    (loop.workspace(job_id) / "train.jsonl").unlink()
+    loop.tick()
+    assert not loop.workspace(job_id).exists()
+
+
+# -- servers -----------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """Lists its models once all that are together have been asked."""
+
+    daemon_threads = True
+
+    def __init__(self, together: threading.Barrier, models: list[dict[str, str]]) -> None:
+        super().__init__(("127.0.0.1", 0), _Listing)
+        self.together, self.models, self.asked = together, models, 0
+        self.dawdles = 0
+        """Bytes that say nothing, twenty a second, before the answer."""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Listing(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        try:
+            self.server.together.wait(10)
+        except threading.BrokenBarrierError:
+            self.send_error(500)
+            return
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            for _ in range(self.server.dawdles):
+                time.sleep(0.05)
+                self.wfile.write(b" ")
+            self.wfile.write(json.dumps({"data": self.server.models}).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def serving(count: int, *models: dict[str, str]) -> Iterator[list[Server]]:
+    together = threading.Barrier(count)
+    servers = [Server(together, list(models)) for _ in range(count)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield servers
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """A server that takes connections, and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_servers_are_asked_at_once_and_once_for_all_jobs(new: NewLoop) -> None:
+    with serving(3) as servers:
+        loop = new(servers=[{"url": server.url, "base": BASE} for server in servers])
+        jobs = []
+        for _ in range(2):
+            jobs.append(loop.trained())
+            loop.tick()
+        asked = [server.asked for server in servers]
+        loop.tick()
+        assert [server.asked for server in servers] == [before + 1 for before in asked]
+        for job_id in jobs:
+            assert f"{servers[0].url} does not list {job_id}-0123456789 yet" in loop.told(job_id)[-1]
+
+
+def test_a_server_that_dawdles_is_not_waited_for(new: NewLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(presence, "_SECONDS", 0.3)
+    with serving(1) as (server,):
+        server.dawdles = 60
+        loop = new(servers=[{"url": server.url, "base": BASE}])
+        job_id = loop.trained()
+        loop.tick(2)
+        assert f"{server.url} does not answer within" in loop.told(job_id)[-1]
+
+
+def test_a_merged_model_is_served_when_its_own_version_is(new: NewLoop) -> None:
+    with serving(1) as (server,):
+        loop = new()
+        job_id = loop.trained(metadata={"hone.deploy": "merged"})
+        # A merged model without a suffix is published under the job's id.
+        upstream = {"url": server.url, "model": job_id}
+        servers = type(loop.services.settings).model_validate({"servers": [upstream]}).servers
+        loop.services.settings.servers.extend(servers)
+        loop.tick(2)
+        loop.stages.end(f"{job_id}/2-merge")
+        version = f"{job_id}-0123456789"
+        server.models.append({"id": job_id, "version": "an-older-one"})
+        loop.tick(2)
+        assert loop.job(job_id).status == "running"
+        assert (
+            f"serves {job_id} in the version an-older-one, and not yet in {version}" in loop.told(job_id)[-1]
+        )
+        server.models[:] = [{"id": job_id, "version": version}]
+        loop.tick()
+        assert loop.job(job_id).status == "succeeded"
+
+
+@pytest.mark.parametrize("version", [{}, {"version": "run-1"}, {"version": "run-1-float16"}])
+def test_a_version_is_known_by_its_run(version: dict[str, Any]) -> None:
+    listed = {"bot": version.get("version")}
+    assert presence._why_not(listed, "bot", "run-1") is None
+
+
+def test_training_waits_for_a_server_that_does_not_answer(
+    new: NewLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_SECONDS", 0.1)
+    with silent() as url:
+        loop = new(local={"serving": "wait"}, servers=[{"url": url, "base": BASE}])
+        job_id = loop.create()
+        loop.tick(2)
+        assert loop.job(job_id).status == "queued"
+        assert "Training waits until serving has ended" in loop.told(job_id)[-1]
+    loop.tick()
+    assert loop.job(job_id).status == "running"
