@@ -1,6 +1,9 @@
 """Which model is served, and which version of it."""
 
+import errno
+import os
 import shutil
+from dataclasses import dataclass, field
 
 import pytest
 from server_samples import make_settings
@@ -10,6 +13,7 @@ from versions import flip_a_bit
 from hone_contract.artifact import Artifact, draft, seal
 from hone_contract.errors import ArtifactCorrupt, ArtifactMissing, BadConfiguration, RetryableFailure
 from hone_contract.store import Store
+from hone_server import published as published_module
 from hone_server.published import choose_version, last_that_passed, read_whole, wait_for_base, wait_for_model
 from hone_server.record import Record
 
@@ -39,6 +43,45 @@ def test_what_it_waits_for_is_told(store: Store) -> None:
     with pytest.raises(RetryableFailure, match="hone-merger merge"):
         wait_for_model(make_settings(store), told.append)
     assert told == ["waiting for a model to be published"]
+
+
+@dataclass(frozen=True)
+class Failing(Store):
+    """On a volume that fails as told, once each, and then is there."""
+
+    errors: list[int] = field(default_factory=list)
+
+    def published(self) -> list[str]:
+        if self.errors:
+            code = self.errors.pop(0)
+            raise OSError(code, os.strerror(code))
+        return super().published()
+
+
+@pytest.mark.usefixtures("published")
+def test_a_volume_that_cannot_be_read_is_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published_module, "_POLL_SECONDS", 0.001)
+    told: list[str] = []
+    failing = Failing(store.root, [errno.EIO, errno.ESTALE])
+    assert wait_for_model(make_settings(failing, wait_seconds=60), told.append) == ("faq", "v1")
+    assert told == [
+        "waiting for the volume to come back (Input/output error)",
+        "waiting for the volume to come back (Stale file handle)",
+    ]
+
+
+def test_a_volume_that_does_not_come_back_is_told(store: Store) -> None:
+    failing = Failing(store.root, [errno.EIO])
+    with pytest.raises(
+        RetryableFailure, match=r"\(Input/output error\) was waited for 0 s; it cannot be read"
+    ):
+        wait_for_model(make_settings(failing), lambda _: None)
+
+
+def test_a_volume_that_may_not_be_read_is_not_waited_for(store: Store) -> None:
+    failing = Failing(store.root, [errno.EACCES])
+    with pytest.raises(PermissionError):
+        wait_for_model(make_settings(failing, wait_seconds=60), lambda _: None)
 
 
 def test_a_base_is_waited_for_too(store: Store) -> None:

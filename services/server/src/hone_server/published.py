@@ -1,8 +1,10 @@
 """Which model to serve: waits until it is published, then checks every byte of it."""
 
+import errno
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar
 
 from hone_contract.artifact import Artifact, open_artifact
@@ -12,13 +14,15 @@ from hone_server.record import Record
 from hone_server.settings import Settings
 
 _POLL_SECONDS = 0.5
+# A volume of which one of these is told may come back; a wrong path or a missing permission stays wrong.
+_AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
 
 
 def wait_for_model(settings: Settings, tell: Callable[[str], None]) -> tuple[str, str]:
     """The model's name and its live version.
 
-    Raises RetryableFailure when nothing was published in time, BadConfiguration when several models
-    are and none was named.
+    Raises RetryableFailure when nothing was published in time or the volume could not be read,
+    BadConfiguration when several models are published and none was named.
     """
     wanted = settings.model or "a model"
 
@@ -29,13 +33,14 @@ def wait_for_model(settings: Settings, tell: Callable[[str], None]) -> tuple[str
 
 
 def wait_for_base(settings: Settings, name: str, tell: Callable[[str], None]) -> Artifact:
-    """The base, every byte of it read. Raises RetryableFailure when it was not imported in time."""
+    """The base, every byte of it read. Raises RetryableFailure as `wait_for_model` does."""
     path = settings.store.base(name)
 
-    def find() -> Artifact | None:
-        return open_artifact(path, "base", digests=True) if path.is_dir() else None
+    def find() -> Path | None:
+        return path if path.is_dir() else None
 
-    return _wait(find, f"the base {name}", f"run hone-trainer import-base {name}", settings, tell)
+    _wait(find, f"the base {name}", f"run hone-trainer import-base {name}", settings, tell)
+    return open_artifact(path, "base", digests=True)
 
 
 _Found = TypeVar("_Found")
@@ -49,14 +54,21 @@ def _wait(
     tell: Callable[[str], None],
 ) -> _Found:
     deadline = time.monotonic() + settings.wait_seconds
-    while (found := find()) is None:
-        tell(f"waiting for {wanted}")
+    while True:
+        missing, then = wanted, remedy
+        try:
+            if (found := find()) is not None:
+                return found
+        except OSError as error:
+            if error.errno not in _AWAY:
+                raise
+            missing, then = f"the volume to come back ({error.strerror})", "it cannot be read"
+        tell(f"waiting for {missing}")
         if time.monotonic() >= deadline:
             raise RetryableFailure(
-                f"{settings.store.root}: {wanted} was waited for {settings.wait_seconds:g} s; {remedy}"
+                f"{settings.store.root}: {missing} was waited for {settings.wait_seconds:g} s; {then}"
             )
         time.sleep(_POLL_SECONDS)
-    return found
 
 
 def choose_version(store: Store, name: str, live: str, record: Record) -> tuple[Artifact, str | None]:
