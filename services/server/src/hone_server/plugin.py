@@ -2,6 +2,7 @@
 
 import asyncio
 from argparse import Namespace
+from types import SimpleNamespace
 from typing import Any
 
 from fastapi import FastAPI
@@ -32,6 +33,8 @@ class Plugin:
         """Runs when the engine is up and before vLLM accepts its first connection."""
         serving = current()
         serving.engine = engine_client
+        # vLLM's answer to a dead engine stops this server, which it makes only after the gate.
+        state.server = SimpleNamespace(should_exit=False)
         if serving.settings.base is not None:
             serving.adapters = Adapters(serving, state.openai_serving_models)
         await _pass_gate(serving)

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from hone_contract.errors import HoneError
+from hone_contract.errors import HoneError, RetryableFailure
 from hone_contract.probes import Logprobs, Probe
 from hone_server.edge import GATE
 from hone_server.gate import Replay
@@ -112,7 +112,9 @@ def _continuation_logprobs(probe: Probe, scored: dict[str, Any]) -> Logprobs:
 async def _post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
     response = await client.post(path, json=body)
     if response.status_code != 200:
-        raise HoneError(
+        # Of the engine: it died, or has no room now.
+        failure = RetryableFailure if response.is_server_error else HoneError
+        raise failure(
             f"the gate's own request to {path} failed with {response.status_code}: {response.text[:300]}"
         )
     answer: dict[str, Any] = response.json()
