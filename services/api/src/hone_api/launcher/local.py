@@ -101,9 +101,10 @@ class LocalLauncher:
             gone.parent.mkdir(parents=True, exist_ok=True)
             # In one step: with half of its files, it would seem to have never run.
             folder.path.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
         with suppress(OSError):
+            # At once, since nobody looks for a folder without stages.
             folder.path.parent.rmdir()
+        shutil.rmtree(gone, ignore_errors=True)
 
     def names(self, job: str) -> list[str]:
         """Of a job's stages that are not forgotten."""
