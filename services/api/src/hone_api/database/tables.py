@@ -15,12 +15,14 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # SQLite counts by itself only in an INTEGER.
 Number = BigInteger().with_variant(Integer, "sqlite")
 _ID, _NAME = String(64), String(512)
+_NO_ADAPTER_YET = text("served_as IS NULL")
 
 
 class Table(DeclarativeBase):
@@ -146,7 +148,7 @@ class Job(Table):
 
     status: Mapped[str] = mapped_column(_ID)
     stage: Mapped[str] = mapped_column(_ID)
-    """Of a running job: train, merge or deploy; of one that has succeeded: import, or end."""
+    """Of a running job: train, merge or deploy; of one that has succeeded: end."""
     attempt: Mapped[int]
     """Counts the beginnings of stages; each has a name of its own."""
     slot: Mapped[int | None]
@@ -202,7 +204,16 @@ class Checkpoint(Table):
     """A state of a job's model that can be used by a name of its own."""
 
     __tablename__ = "checkpoints"
-    __table_args__ = (UniqueConstraint("job_number", "step"),)
+    __table_args__ = (
+        UniqueConstraint("job_number", "step"),
+        Index(
+            "checkpoints_without_adapter",
+            "job_number",
+            "number",
+            sqlite_where=_NO_ADAPTER_YET,
+            postgresql_where=_NO_ADAPTER_YET,
+        ),
+    )
 
     number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(_ID, unique=True)
@@ -213,7 +224,13 @@ class Checkpoint(Table):
     model: Mapped[str] = mapped_column(_NAME, unique=True)
     """By which it is asked."""
     served_as: Mapped[str | None] = mapped_column(_NAME)
-    """The adapter that was made of it. None: not yet."""
+    """The adapter that was made of it. None: not yet; empty: none can be made."""
+    importing: Mapped[bool] = mapped_column(default=False)
+    """Whether one is being made, from before that is begun until it is known to have ended."""
+    attempt: Mapped[int] = mapped_column(default=0)
+    """Counts its beginnings; each has a name of its own."""
+    not_before: Mapped[int] = mapped_column(default=0)
+    """When the next attempt may begin."""
 
 
 class Model(Table):
@@ -232,3 +249,18 @@ class Model(Table):
     merged: Mapped[bool]
     deleted_at: Mapped[int | None]
     """The row stays, so that what a project published under a name is nobody else's afterwards."""
+
+
+class Permission(Table):
+    """A model or checkpoint that another project may ask too."""
+
+    __tablename__ = "permissions"
+    __table_args__ = (UniqueConstraint("model", "project_id"), Index("permissions_of_project", "project_id"))
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(_ID, unique=True)
+    model: Mapped[str] = mapped_column(_NAME)
+    """By which it is asked."""
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
+    """The one that may."""
+    created_at: Mapped[int]

@@ -20,9 +20,14 @@ def upgrade() -> None:
     _labels()
     _models()
     _parts()
+    _permissions()
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("permissions", schema=None) as batch_op:
+        batch_op.drop_index("permissions_of_project")
+
+    op.drop_table("permissions")
     with op.batch_alter_table("parts", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_parts_upload_id"))
 
@@ -39,6 +44,9 @@ def downgrade() -> None:
         batch_op.drop_index("events_of_job")
 
     op.drop_table("events")
+    with op.batch_alter_table("checkpoints", schema=None) as batch_op:
+        batch_op.drop_index("checkpoints_without_adapter")
+
     op.drop_table("checkpoints")
     op.drop_table("uploads")
     op.drop_table("keys")
@@ -197,12 +205,24 @@ def _checkpoints() -> None:
         sa.Column("metrics", sa.JSON(), nullable=False),
         sa.Column("model", sa.String(length=512), nullable=False),
         sa.Column("served_as", sa.String(length=512), nullable=True),
+        sa.Column("importing", sa.Boolean(), nullable=False),
+        sa.Column("attempt", sa.BigInteger(), nullable=False),
+        sa.Column("not_before", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["job_number"], ["jobs.number"], ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("number"),
         sa.UniqueConstraint("id"),
         sa.UniqueConstraint("job_number", "step"),
         sa.UniqueConstraint("model"),
     )
+    without_adapter = sa.text("served_as IS NULL")
+    with op.batch_alter_table("checkpoints", schema=None) as batch_op:
+        batch_op.create_index(
+            "checkpoints_without_adapter",
+            ["job_number", "number"],
+            unique=False,
+            sqlite_where=without_adapter,
+            postgresql_where=without_adapter,
+        )
 
 
 def _events() -> None:
@@ -276,3 +296,25 @@ def _parts() -> None:
     )
     with op.batch_alter_table("parts", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_parts_upload_id"), ["upload_id"], unique=False)
+
+
+def _permissions() -> None:
+    op.create_table(
+        "permissions",
+        sa.Column(
+            "number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
+        ),
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("model", sa.String(length=512), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["project_id"],
+            ["projects.id"],
+        ),
+        sa.PrimaryKeyConstraint("number"),
+        sa.UniqueConstraint("id"),
+        sa.UniqueConstraint("model", "project_id"),
+    )
+    with op.batch_alter_table("permissions", schema=None) as batch_op:
+        batch_op.create_index("permissions_of_project", ["project_id"], unique=False)
