@@ -13,6 +13,9 @@ from sqlalchemy import select
 from hone_api.database.tables import Key
 from hone_api.keys import SCOPES, Scope, digest, revoke_key
 
+# Each route with each key, several hundred requests.
+pytestmark = pytest.mark.chain
+
 every_route = pytest.mark.parametrize("route", ROUTES, ids=str)
 
 

@@ -42,6 +42,9 @@ from hone_api.launcher.local import LocalLauncher
 from hone_api.launcher.stages import Command, State
 from hone_api.settings import Settings, Upstream
 
+# Each begins processes.
+pytestmark = pytest.mark.chain
+
 HANDLES = "import signal, sys\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
 STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
 # It outlives whoever began it, in a session of its own.

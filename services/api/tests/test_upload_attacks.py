@@ -25,6 +25,9 @@ from hone_api.middleware import Around
 from hone_api.settings import Limits
 from hone_contract.events import Reporter
 
+# Many send bodies to an api that is a process, or read files in one.
+pytestmark = pytest.mark.chain
+
 LARGEST = 20_000
 FILE, PURPOSE = field("file", GOOD, b"data.jsonl"), field("purpose", b"fine-tune")
 
