@@ -12,7 +12,7 @@ from sqlalchemy import delete, select, update
 from stand_ins.stage import BASE, make_base
 
 from hone_api.database.session import Database
-from hone_api.database.tables import Checkpoint, Event, File, Job, Label, Model, Project
+from hone_api.database.tables import Checkpoint, Event, File, Job, Label, Model, Permission, Project
 from hone_api.files.adding import add_file, kept
 from hone_api.files.storage import Storage
 from hone_api.jobs.creation import Resent, create_job
@@ -23,7 +23,7 @@ from hone_api.services import Services
 from hone_api.serving.upstreams import Upstreams
 from hone_api.settings import Settings
 from hone_api.wire.jobs import CreateJob
-from hone_contract.artifact import draft, open_artifact, seal
+from hone_contract.artifact import Artifact, draft, open_artifact, seal
 from hone_contract.events import Reporter, RunStatus, StepMetrics, write_status
 from hone_contract.store import Store
 
@@ -110,33 +110,41 @@ class Loop:
         """What a trainer leaves in the store and in the job's folder."""
         run_id = f"{job_id}-0123456789"
         self.write_metrics(job_id, steps)
-        for step in checkpoints:
-            with draft(self.store.checkpoint(run_id, step), None) as partial:
-                (partial / "adapter_config.json").write_text("{}")
-                seal(partial, "checkpoint", f"{run_id}-{step}", lineage={}, metrics={"step": step})
+        self.write_checkpoints(job_id, *checkpoints)
         self.write_adapter(run_id)
         (self.workspace(job_id) / "run-id").write_text(run_id)
         return run_id
 
-    def write_metrics(self, job_id: str, steps: Iterable[int], width: int = 0) -> None:
-        """All lines anew, each `width` digits longer than it would be."""
+    def write_checkpoints(self, job_id: str, *steps: int) -> None:
+        """What a run saves while it trains."""
+        run_id, lineage = f"{job_id}-0123456789", {"base": self._base().source}
+        for step in steps:
+            with draft(self.store.checkpoint(run_id, step), None) as partial:
+                (partial / "adapter_config.json").write_text("{}")
+                seal(partial, "checkpoint", f"{run_id}-{step}", lineage=lineage)
+
+    def write_metrics(self, job_id: str, steps: Iterable[int], width: int = 0, clock: int = 0) -> None:
+        """All lines anew, each `width` digits longer than it would be; at `clock` seconds since 1970."""
         run = self.store.run(f"{job_id}-0123456789")
         run.mkdir(parents=True, exist_ok=True)
+        steps = [*steps]
         lines = [
             StepMetrics(step=step, epoch=1, loss=2, tokens=10 ** (width + 1)).model_dump_json()
             for step in steps
         ]
         (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
-        status = RunStatus(run_id=run.name, state="running", total_steps=9, updated_at=datetime.now(UTC))
-        write_status(run / "status.json", status)
+        told = {"step": steps[-1], "total_steps": 9, "updated_at": datetime.fromtimestamp(clock, UTC)}
+        write_status(run / "status.json", RunStatus(run_id=run.name, state="running", **told))
 
     def write_adapter(self, name: str) -> None:
-        if not self.store.base(BASE).exists():
-            make_base(self.store)
-        base = open_artifact(self.store.base(BASE), "base").source
         with draft(self.store.adapter(name), None) as partial:
             (partial / "adapter_config.json").write_text("{}")
-            seal(partial, "adapter", name, lineage={"base": base})
+            seal(partial, "adapter", name, lineage={"base": self._base().source})
+
+    def _base(self) -> Artifact:
+        if not self.store.base(BASE).exists():
+            make_base(self.store)
+        return open_artifact(self.store.base(BASE), "base")
 
     def job(self, job_id: str) -> Job:
         with self.services.database.reading() as session:
@@ -150,6 +158,12 @@ class Loop:
         with self.services.database.reading() as session:
             mine = select(Event).join(Job, Job.number == Event.job_number).where(Job.id == job_id)
             return [*session.scalars(mine.order_by(Event.number))]
+
+    def checkpoints(self, job_id: str) -> dict[int, Checkpoint]:
+        """By their steps."""
+        with self.services.database.reading() as session:
+            mine = select(Checkpoint).join(Job, Job.number == Checkpoint.job_number).where(Job.id == job_id)
+            return {each.step: each for each in session.scalars(mine.order_by(Checkpoint.step))}
 
     def told(self, job_id: str) -> list[str]:
         return [event.message for event in self.events(job_id)]
@@ -173,7 +187,7 @@ def emptied(url: str) -> Iterator[Database]:
 def new_loop(folder: Path, database: Database, **settings: Any) -> Loop:
     """Nothing of an earlier test is left in the database."""
     with database.writing() as session:
-        for table in (Model, Checkpoint, Event, Label, Job, File):
+        for table in (Permission, Model, Checkpoint, Event, Label, Job, File):
             session.execute(delete(table))
     # With a space, as people have it.
     told = {

@@ -21,9 +21,12 @@ from stand_ins.stage import BASE
 from hone_api.database.session import Database
 from hone_api.errors import ApiError
 from hone_api.jobs import progress, sharing, states
+from hone_api.jobs.reconcile import Reconciler
 from hone_api.launcher.folder import Folder
 from hone_api.launcher.local import LocalLauncher
+from hone_api.launcher.stages import State
 from hone_api.serving import presence
+from hone_api.wire.jobs import job_object
 
 NewLoop = Callable[..., Loop]
 
@@ -250,36 +253,208 @@ def test_a_deploying_job_whose_adapter_is_gone_fails(new: NewLoop) -> None:
 # -- checkpoints that become adapters ----------------------------------------------------------------
 
 
+def imports(loop: Loop, state: str = "running") -> list[str]:
+    """Stages of imports, without their jobs' ids."""
+    found = [name for name, told in loop.stages.states.items() if told.state == state]
+    return [name.partition("/")[2] for name in found if name.endswith("-import")]
+
+
+def end_import(loop: Loop, job_id: str, step: int, attempt: int = 1) -> str:
+    """As one that has made its adapter."""
+    adapter = f"{job_id}-step-{step}-0123456789"
+    loop.write_adapter(adapter)
+    loop.stages.end(f"{job_id}/step-{step}-{attempt}-import")
+    return adapter
+
+
+def test_checkpoints_become_adapters_while_their_run_trains(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.begin(suffix="bot")
+    loop.write_metrics(job_id, range(1, 5))
+    loop.write_checkpoints(job_id, 2, 4)
+    loop.tick(2)
+    name = f"ft:stand-in:hone:bot:{job_id[-8:]}"
+    listed = {step: each.model for step, each in loop.checkpoints(job_id).items()}
+    assert listed == {2: f"{name}:ckpt-step-2", 4: f"{name}:ckpt-step-4"}
+    assert loop.told(job_id)[-2:] == ["Checkpoint created at step 2", "Checkpoint created at step 4"]
+    # One at a time, and first the one that the run keeps longest.
+    assert imports(loop) == ["step-4-1-import"]
+    adapter = end_import(loop, job_id, 4)
+    loop.tick()
+    assert loop.checkpoints(job_id)[4].served_as == adapter
+    # The last of all is the model itself, so nothing is made of it.
+    loop.write_checkpoints(job_id, 9)
+    loop.tick()
+    assert imports(loop) == ["step-2-1-import"]
+    assert 9 not in loop.checkpoints(job_id)
+    ids = {step: each.id for step, each in loop.checkpoints(job_id).items()}
+    loop.write_run(job_id, range(1, 10))
+    loop.stages.end(f"{job_id}/1-train")
+    loop.tick(2)
+    done = loop.job(job_id)
+    assert (done.status, done.stage, done.fine_tuned_model) == ("succeeded", "end", name)
+    found = loop.checkpoints(job_id)
+    assert {step: found[step].id for step in (2, 4)} == ids
+    assert found[4].served_as == adapter and found[9].served_as == done.run_id
+    assert found[9].model == f"{name}:ckpt-step-9"
+    end_import(loop, job_id, 2)
+    loop.tick(2)
+    assert loop.stages.names(job_id) == []
+
+
+def test_checkpoints_wait_until_their_run_has_ended_if_the_operator_says_so(new: NewLoop) -> None:
+    loop = new(checkpoints="after")
+    job_id = loop.begin()
+    loop.write_metrics(job_id, range(1, 5))
+    loop.write_checkpoints(job_id, 2)
+    loop.tick(2)
+    assert [*loop.checkpoints(job_id)] == [2]
+    change(loop, job_id, states.pause)
+    loop.tick(2)
+    assert imports(loop) == []
+    # What there is of it can be asked, however it ends.
+    change(loop, job_id, states.cancel)
+    loop.tick()
+    assert imports(loop) == ["step-2-1-import"]
+    assert loop.workspace(job_id).exists()
+    end_import(loop, job_id, 2)
+    loop.tick(2)
+    assert loop.checkpoints(job_id)[2].served_as
+    assert not loop.workspace(job_id).exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "gpus", "at_once"),
+    [("auto", [], False), ("auto", ["0"], True), ("during", [], True), ("after", ["0"], False)],
+)
+def test_a_run_on_this_machines_cpus_has_them_for_itself(
+    new: NewLoop, checkpoints: str, gpus: list[str], at_once: bool
+) -> None:
+    services = new(checkpoints=checkpoints).services
+    loop = Reconciler(services, LocalLauncher(services.settings), 1, gpus)
+    assert loop._imports_during_runs is at_once
+
+
+def test_a_checkpoint_that_the_run_removes_is_forgotten_and_a_made_one_is_not(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.begin()
+    folder = loop.store.checkpoint(f"{job_id}-0123456789", 1).parent
+    loop.write_metrics(job_id, range(1, 7))
+    loop.write_checkpoints(job_id, 1, 2, 3, 4)
+    loop.tick()
+    end_import(loop, job_id, 4)
+    loop.tick(2)
+    assert imports(loop) == ["step-3-1-import"]
+    for gone in (1, 3, 4):
+        shutil.rmtree(folder / f"step-{gone}")
+    loop.tick()
+    assert [*loop.checkpoints(job_id)] == [2, 3, 4]
+    # Midway: whatever the import says of it, it is no failure.
+    loop.stages.end(f"{job_id}/step-3-1-import", 65, "error: no adapter_model.safetensors")
+    loop.tick()
+    assert [*loop.checkpoints(job_id)] == [2, 4]
+    # Between its turn and its beginning.
+    shutil.rmtree(folder / "step-2")
+    with loop.services.database.writing() as session:
+        session.merge(loop.checkpoints(job_id)[2]).importing = True
+    loop.tick()
+    assert [*loop.checkpoints(job_id)] == [4]
+    assert loop.stages.begun == [
+        f"{job_id}/{name}" for name in ("1-train", "step-4-1-import", "step-3-1-import")
+    ]
+    assert not [told for told in loop.told(job_id) if "cannot be asked" in told or "no adapter yet" in told]
+
+
+def test_a_store_that_cannot_be_looked_at_makes_nothing_be_forgotten(new: NewLoop) -> None:
+    loop = new(checkpoints="after")
+    job_id = loop.begin()
+    loop.write_metrics(job_id, range(1, 7))
+    loop.write_checkpoints(job_id, 2)
+    loop.tick()
+    change(loop, job_id, states.cancel)
+    loop.store.root.rename(away := loop.store.root.with_name("away"))
+    loop.tick(2)
+    assert [*loop.checkpoints(job_id)] == [2]
+    away.rename(loop.store.root)
+    loop.tick()
+    assert imports(loop) == ["step-2-1-import"]
+
+
+def test_the_job_that_waits_longest_is_next(new: NewLoop) -> None:
+    loop = new()
+    loop.slots = 2
+    busy, other = loop.begin(), loop.begin()
+    for step in (1, 2, 3):
+        loop.write_metrics(busy, range(1, step + 1))
+        loop.write_checkpoints(busy, step)
+        loop.tick()
+        if step == 1:
+            loop.write_metrics(other, [1])
+            loop.write_checkpoints(other, 1)
+            loop.tick()
+    end_import(loop, busy, 1)
+    loop.tick(2)
+    assert [name for name in loop.stages.begun if "import" in name][-1] == f"{other}/step-1-1-import"
+
+
 def test_an_import_that_cannot_be_is_given_up_and_the_next_ones_go_on(new: NewLoop) -> None:
     loop = new()
-    first = loop.trained()
+    job_id = loop.begin()
+    loop.write_metrics(job_id, range(1, 5))
+    loop.write_checkpoints(job_id, 1, 2)
+    manifest = loop.store.checkpoint(f"{job_id}-0123456789", 2) / "manifest.json"
+    manifest.write_text("{}")
     loop.tick(2)
-    assert (loop.job(first).status, loop.job(first).stage) == ("succeeded", "import")
-    (loop.store.adapter(f"{first}-0123456789") / "manifest.json").write_text("{}")
-    second = loop.trained()
-    loop.tick(3)
-    assert loop.job(first).stage == "end"
-    given_up = [told for told in loop.told(first) if told.startswith("The checkpoint of step")]
-    assert len(given_up) == 2 and "manifest.json" in given_up[0]
-    assert str(loop.store.root) not in given_up[0]
-    assert f"{second}/3-import" in loop.stages.states
+    (given_up,) = [told for told in loop.told(job_id) if told.startswith("The checkpoint of step")]
+    assert given_up.startswith("The checkpoint of step 2 cannot be asked: manifest.json")
+    assert str(loop.store.root) not in given_up
+    assert loop.checkpoints(job_id)[2].served_as == ""
+    assert imports(loop) == ["step-1-1-import"]
 
 
 def test_an_import_that_fails_is_tried_again_and_one_that_leaves_nothing_is_given_up(new: NewLoop) -> None:
-    loop = new(local={"retry_seconds": 0})
+    loop = new(local={"retry_seconds": 0, "retries": 1})
     job_id = loop.trained()
-    loop.tick(3)
-    loop.stages.end(f"{job_id}/3-import", 75, "error: no room")
     loop.tick(2)
-    assert "The checkpoint of step 1 has no adapter yet: no room; it is made in 0 s" in loop.told(job_id)
-    loop.write_adapter(f"{job_id}-step-1-0123456789")
-    loop.stages.end(f"{job_id}/4-import")
+    loop.stages.end(f"{job_id}/step-2-1-import", 75, "error: no room")
     loop.tick(2)
-    loop.stages.end(f"{job_id}/5-import")
+    assert "The checkpoint of step 2 has no adapter yet: no room; it is made in 0 s" in loop.told(job_id)
+    end_import(loop, job_id, 2, attempt=2)
+    loop.tick(2)
+    loop.stages.end(f"{job_id}/step-1-1-import")
     loop.tick()
-    assert loop.job(job_id).stage == "end"
     (given_up,) = [told for told in loop.told(job_id) if "cannot be asked" in told]
-    assert given_up == "The checkpoint of step 2 cannot be asked: The import has left no adapter"
+    assert given_up == "The checkpoint of step 1 cannot be asked: The import has left no adapter"
+    other = loop.trained()
+    loop.tick(2)
+    for attempt in (1, 2):
+        loop.stages.end(f"{other}/step-2-{attempt}-import", 75, "error: no room")
+        loop.tick(2)
+    assert loop.told(other)[-1] == "The checkpoint of step 2 cannot be asked: no room"
+
+
+# -- when it is likely to end ------------------------------------------------------------------------
+
+
+def test_the_end_is_estimated_from_the_pace_of_the_stage(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.begin()
+
+    def estimated(*steps: int, clock: int) -> int | None:
+        loop.write_metrics(job_id, steps, clock=clock)
+        loop.tick()
+        return job_object(loop.job(job_id), "hone").estimated_finish
+
+    assert estimated(1, 2, clock=1000) is None
+    # Of nine steps three are left, which take ten seconds each.
+    assert estimated(*range(1, 7), clock=1040) == 1070
+    loop.change(job_id, status="paused")
+    assert job_object(loop.job(job_id), "hone").estimated_finish is None
+    # A night later it goes on, and a step takes a second.
+    loop.change(job_id, status="running", attempt=2)
+    loop.stages.states[f"{job_id}/2-train"] = State("running")
+    assert estimated(*range(1, 8), clock=90_000) is None
+    assert estimated(*range(1, 9), clock=90_001) == 90_002
 
 
 # -- what is left of a job ---------------------------------------------------------------------------
@@ -293,10 +468,10 @@ def test_nothing_is_left_of_a_job_that_has_ended(new: NewLoop, end: str) -> None
         loop.tick(3)
         assert loop.job(job_id).status == "succeeded"
         # Its checkpoints come after it, and what they are made by is still to be found.
-        assert loop.stages.names(job_id) == [f"{job_id}/1-train", f"{job_id}/3-import"]
+        assert loop.stages.names(job_id) == [f"{job_id}/1-train", f"{job_id}/step-2-1-import"]
         assert loop.workspace(job_id).exists()
-        for attempt in (3, 4):
-            loop.stages.end(f"{job_id}/{attempt}-import", 65)
+        for step in (2, 1):
+            loop.stages.end(f"{job_id}/step-{step}-1-import", 65)
             loop.tick(2)
     else:
         job_id = loop.begin()
@@ -467,3 +642,19 @@ def test_training_waits_for_a_server_that_does_not_answer(
         assert "Training waits until serving has ended" in loop.told(job_id)[-1]
     loop.tick()
     assert loop.job(job_id).status == "running"
+
+
+def test_of_what_let_serving_wait_and_go_on_only_the_newest_is_kept(new: NewLoop) -> None:
+    commands = {"pause_command": ["pause"], "resume_command": ["resume"]}
+    loop = new(local={"serving": "pause", **commands})
+    for count in (1, 3):
+        job_id = loop.create()
+        loop.tick(2)
+        assert loop.stages.names("serving") == [f"serving/{count}-pause"]
+        loop.stages.end(f"serving/{count}-pause")
+        loop.tick()
+        assert loop.job(job_id).status == "running"
+        change(loop, job_id, states.cancel)
+        loop.tick()
+        assert loop.stages.names("serving") == [f"serving/{count + 1}-resume"]
+        loop.stages.end(f"serving/{count + 1}-resume")

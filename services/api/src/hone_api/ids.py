@@ -11,8 +11,3 @@ _LENGTH = 24
 def new_id(prefix: str) -> str:
     """Such as `file-` or `ftjob-`, with 24 letters and digits behind it (124 bits)."""
     return prefix + "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
-
-
-def short_id() -> str:
-    """The end of a fine-tuned model's name: eight letters and digits."""
-    return "".join(secrets.choice(_LETTERS) for _ in range(8))

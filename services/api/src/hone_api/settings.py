@@ -159,6 +159,10 @@ class Settings(_Settings):
     models: dict[Name, Tunable] = {}
     servers: list[Upstream] = []
     limits: Limits = Limits()
+    checkpoints: Literal["auto", "during", "after"] = "auto"
+    """When a job's checkpoints become adapters: while it trains, or when it has ended. An import takes the
+    CPUs for a while, and memory for the base. `auto`: while it trains, unless that is on this machine's CPUs.
+    """
     local: Local = Local()
     commands: dict[Stage, list[str]] = {}
     """How a stage's program is called, where it is not `hone-trainer` and `hone-merger`."""

@@ -1,9 +1,10 @@
 """A trainer and a merger that learn nothing, and keep the stage protocol to the letter.
 
-Like the real ones it takes a run file and a store, writes status, metrics and sealed checkpoints, goes on
-from the newest of them, saves one and leaves with 75 upon SIGTERM, refuses to write what another process is
-writing, finds what was made before, and leaves a sealed adapter and the run's id. What it does is in the text
-of the first example: `steps=20 pace=0.01 end=65`, or `die=7` for an end by force at a step, once.
+Like the real ones it takes a run file and a store, writes status, metrics and sealed checkpoints, keeps the
+newest of those and goes on from them, saves one and leaves with 75 upon SIGTERM, refuses to write what
+another process is writing, finds what was made before, and leaves a sealed adapter and the run's id. What it
+does is in the text of the first example: `steps=20 pace=0.01 end=65`, or `die=7` for an end by force at a
+step, once.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from hone_contract.artifact import draft, open_artifact, seal, write_atomically
+from hone_contract.artifact import draft, open_artifact, remove, seal, write_atomically
 from hone_contract.edge import run
 from hone_contract.errors import BadConfiguration, BadInput, HoneError, RetryableFailure
 from hone_contract.events import RunStatus, StepMetrics, append_line, write_status
@@ -69,7 +70,8 @@ def _train(options: argparse.Namespace, store: Store) -> None:
     write_atomically(store.run(run_id) / "spec.yaml", text.decode())
     options.run_id_file.unlink(missing_ok=True)
     if not store.adapter(run_id).exists():
-        _Run(store, run_id, _wishes(options.spec.parent / spec["data"]["train"])).train()
+        wishes = _wishes(options.spec.parent / spec["data"]["train"])
+        _Run(store, run_id, wishes, spec["checkpoints"]["keep"]).train()
     write_atomically(options.run_id_file, run_id + "\n")
     print(run_id)
 
@@ -84,17 +86,18 @@ def _wishes(data: Path) -> dict[str, float]:
 class _Run:
     """One run."""
 
-    def __init__(self, store: Store, run_id: str, wishes: dict[str, float]) -> None:
+    def __init__(self, store: Store, run_id: str, wishes: dict[str, float], keep: int) -> None:
         self.store, self.run_id = store, run_id
         self.folder = store.run(run_id)
+        self.base = open_artifact(store.base(BASE), "base")
         self.total = int(wishes.get("steps", 6))
         self.pace, self.every = wishes.get("pace", 0.0), int(wishes.get("every", 2))
+        self.keep = keep
         self.code, self.dies = int(wishes.get("end", 0)), int(wishes.get("die", 0))
         self.stopped = False
         signal.signal(signal.SIGTERM, self._stop)
 
     def train(self) -> None:
-        base = open_artifact(self.store.base(BASE), "base")
         with draft(self.store.adapter(self.run_id), {"run": self.run_id}) as partial:
             append_line(self.folder / "begun", str(os.getpid()))
             for step in range(self._begin() + 1, self.total + 1):
@@ -103,16 +106,13 @@ class _Run:
                 self._status("failed", self.total)
                 raise _ERRORS[self.code](f"the stand-in was told to end with {self.code}")
             _write_adapter(partial)
-            seal(partial, "adapter", self.run_id, lineage={"base": base.source})
+            seal(partial, "adapter", self.run_id, lineage={"base": self.base.source})
             append_line(self.folder / "sealed", str(os.getpid()))
         self._status("succeeded", self.total)
 
     def _begin(self) -> int:
         """The step to go on from; what was written after it is cut off."""
-        steps = [
-            int(path.name[5:]) for path in self.folder.glob("checkpoints/step-*") if path.name[5:].isdecimal()
-        ]
-        newest, file = max(steps, default=0), self.folder / "metrics.jsonl"
+        newest, file = max(self._saved(), default=0), self.folder / "metrics.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
         kept = "".join(line for line in lines if json.loads(line)["step"] <= newest)
         self._status("running", newest)
@@ -138,7 +138,13 @@ class _Run:
         target = self.store.checkpoint(self.run_id, step)
         with draft(target, None) as partial:
             _write_adapter(partial)
-            seal(partial, "checkpoint", f"{self.run_id}-step-{step}", lineage={}, metrics={"step": step})
+            seal(partial, "checkpoint", f"{self.run_id}-step-{step}", lineage={"base": self.base.source})
+        for old in sorted(self._saved())[: -self.keep]:
+            remove(self.store.checkpoint(self.run_id, old))
+
+    def _saved(self) -> list[int]:
+        names = (path.name[5:] for path in self.folder.glob("checkpoints/step-*"))
+        return [int(name) for name in names if name.isdecimal()]
 
     def _status(self, state: Any, step: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from hone_api.database.tables import Job
+from hone_api.database.tables import Checkpoint, Job
 from hone_api.files.finding import is_id
 from hone_api.jobs import states
-from hone_api.jobs.stages import IMPORT
 from hone_api.jobs.workspace import Workspace
 from hone_api.launcher.stages import Launcher
 from hone_api.services import Services
@@ -31,12 +30,16 @@ def left_behind(services: Services) -> Iterator[Path]:
     """
     root = services.settings.data.resolve() / "jobs"
     names = sorted(filter(is_id, os.listdir(root))) if root.is_dir() else []
+    # What an adapter is made by is among the job's stages.
+    without_adapter = select(Checkpoint.number).where(
+        Checkpoint.job_number == Job.number, Checkpoint.served_as.is_(None)
+    )
     for at in range(0, len(names), _AT_ONCE):
         ended = select(Job.id).where(
             Job.id.in_(names[at : at + _AT_ONCE]),
             Job.status.in_(states.FINAL),
             Job.slot.is_(None),
-            Job.stage != IMPORT,
+            ~without_adapter.exists(),
         )
         with services.database.reading() as session:
             found = session.scalars(ended).all()

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -54,6 +55,8 @@ class News:
     """How far the metrics are read with them."""
     more: bool
     """Whether there is more to read at once."""
+    status: RunStatus | None = None
+    """Where the run stands. None: nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +82,31 @@ class Run:
             return News([], before, more=False)
         try:
             with (folder / "metrics.jsonl").open("rb") as stream:
-                return _news(stream, before, status.total_steps)
+                return _news(stream, before, status)
         except FileNotFoundError:
             return News([], before, more=False)
 
-    def results(self) -> "Results":
-        """All that it has left, read once."""
+    def saved(self) -> list[int] | None:
+        """Steps of the checkpoints that are there, but for the last of all, which the run makes its model of.
+
+        None: it has not begun, or cannot be looked at now.
+        """
         folder = self.folder
-        return Results(_sealed(folder), _losses(folder)) if folder else Results([], {})
+        status = _status(folder) if folder else None
+        if folder is None or status is None:
+            return None
+        return [step for step in _steps(folder) if step < status.total_steps]
+
+    def checkpoint(self, step: int) -> Path:
+        """Where it is, or was."""
+        return (self.folder or self.store.run(self.name)) / "checkpoints" / f"step-{step}"
+
+    def results(self, steps: list[int] | None = None) -> "Results":
+        """What it has left, read once; of these checkpoints, or of all."""
+        folder = self.folder
+        if folder is None:
+            return Results([], {})
+        return Results(_sealed(folder) if steps is None else steps, _losses(folder))
 
 
 @dataclass(frozen=True)
@@ -125,12 +145,23 @@ def _status(folder: Path) -> RunStatus | None:
         return None
 
 
+def _steps(folder: Path) -> list[int]:
+    """Of all that have a checkpoint's name, which none has before it is whole."""
+    try:
+        found = os.listdir(folder / "checkpoints")
+    except FileNotFoundError:
+        return []
+    names = (name.removeprefix("step-") for name in found if name.startswith("step-"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 def _sealed(folder: Path) -> list[int]:
     found = []
-    for path in folder.glob("checkpoints/step-*"):
-        with suppress(HoneError, KeyError, OSError):
-            found.append(int(open_artifact(path, "checkpoint").manifest.metrics["step"]))
-    return sorted(found)
+    for step in _steps(folder):
+        with suppress(HoneError, OSError):
+            open_artifact(folder / "checkpoints" / f"step-{step}", "checkpoint")
+            found.append(step)
+    return found
 
 
 def _losses(folder: Path) -> dict[int, dict[str, float]]:
@@ -145,12 +176,13 @@ def _losses(folder: Path) -> dict[int, dict[str, float]]:
     return found
 
 
-def _news(stream: BinaryIO, before: Progress, total: int) -> News:
+def _news(stream: BinaryIO, before: Progress, status: RunStatus) -> News:
     # The trainer cuts off what came after the checkpoint that it goes on from, and writes other lines there.
     # Then all is read again; what was told is known by its step.
     read = before.read if _mark(stream, before.read) == before.mark else 0
     step, judged, points, more = before.step, before.judged, [], False
     stream.seek(read)
+    total = status.total_steps
     for count, text in enumerate(_whole(stream)):
         if more := count == _MOST_LINES:
             break
@@ -164,7 +196,7 @@ def _news(stream: BinaryIO, before: Progress, total: int) -> News:
         elif line.eval_loss is not None and line.step > judged:
             judged = line.step
             points.append(_validation(line, total))
-    return News(points, Progress(read, _mark(stream, read), step, judged), more)
+    return News(points, Progress(read, _mark(stream, read), step, judged), more, status)
 
 
 def _mark(stream: BinaryIO, end: int) -> int:

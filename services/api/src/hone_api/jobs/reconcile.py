@@ -20,7 +20,7 @@ from hone_api.jobs.cleaning import clean, left_behind
 from hone_api.jobs.importing import Importing
 from hone_api.jobs.running import Running
 from hone_api.jobs.sharing import Sharing
-from hone_api.jobs.stages import IMPORT
+from hone_api.launcher.local import LocalLauncher
 from hone_api.launcher.stages import Launcher
 from hone_api.services import Services
 from hone_api.serving.presence import Listings
@@ -45,6 +45,7 @@ class Reconciler:
             self._check_files,
             self._expire_files,
             self._jobs,
+            self._imports,
             self._sharing.look,
             self._clean,
             self._count,
@@ -55,18 +56,13 @@ class Reconciler:
         with self.services.database.reading() as session:
             wanted = select(Job).where(or_(Job.status.in_(states.ACTIVE), Job.slot.is_not(None)))
             jobs = [*session.scalars(wanted.order_by(Job.number))]
-            # Checkpoints become adapters when there is time for it: one at a time, the oldest job's first.
-            succeeded = select(Job).where(Job.status == states.SUCCEEDED, Job.stage == IMPORT)
-            jobs += session.scalars(succeeded.order_by(Job.number).limit(1))
             session.expunge_all()
         running = Running(self.services, self.launcher, self.gpus, Listings(self.services.settings))
         for job in jobs:
             self._guarded(lambda job=job: self._advance(job, running))  # type: ignore[misc]
 
     def _advance(self, job: Job, running: Running) -> None:
-        if job.stage == IMPORT:
-            Importing(self.services, self.launcher).advance(job)
-        elif job.status == states.RUNNING:
+        if job.status == states.RUNNING:
             running.advance(job)
         elif job.slot is not None:
             running.settle(job)
@@ -74,6 +70,16 @@ class Reconciler:
             queue.validate(self.services, job)
         elif job.status == states.QUEUED:
             queue.start(self.services, job, self.slots, self._sharing)
+
+    def _imports(self) -> None:
+        Importing(self.services, self.launcher, self._imports_during_runs).look()
+
+    @property
+    def _imports_during_runs(self) -> bool:
+        """An import wants the CPUs, which are what a run without a GPU trains on."""
+        said = self.services.settings.checkpoints
+        trains_on_cpus = isinstance(self.launcher, LocalLauncher) and not self.gpus
+        return not trains_on_cpus if said == "auto" else said == "during"
 
     @property
     def _sharing(self) -> Sharing:

@@ -3,22 +3,17 @@
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Collection
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from hone_api.database.tables import Checkpoint, File, Job, Model, Project
+from hone_api.database.tables import Checkpoint, File, Job, Model, Permission, Project
 from hone_api.files.adding import add_file
-from hone_api.ids import new_id, short_id
+from hone_api.ids import new_id
 from hone_api.jobs import states
+from hone_api.jobs.progress import Results
 from hone_api.jobs.workspace import run_name
-
-
-def next_checkpoint(session: Session, job: Job) -> int | None:
-    """The oldest one that has no adapter of its own yet."""
-    mine = select(Checkpoint.step).where(Checkpoint.job_number == job.number, Checkpoint.served_as.is_(None))
-    return session.scalar(mine.order_by(Checkpoint.step).limit(1))
 
 
 def published_as(session: Session, job: Job) -> str:
@@ -38,29 +33,19 @@ def _plain(text: str) -> str:
 
 
 def model_name(session: Session, job: Job, organization: str) -> str:
-    """As OpenAI names it. It is chosen once, with the first checkpoint that has it in its name."""
+    """As OpenAI names it; its checkpoints have it in their names before there is the model itself.
+
+    So it is that of the first of them, should the operator call the organization otherwise now.
+    """
     made = session.scalar(select(Checkpoint.model).where(Checkpoint.job_number == job.number).limit(1))
     if made is not None:
         return made.rpartition(":ckpt-step-")[0]
-    return f"ft:{job.model}:{organization}:{job.suffix or ''}:{short_id()}"
+    return f"ft:{job.model}:{organization}:{job.suffix or ''}:{job.id[-8:]}"
 
 
 def checkpoint_name(job: Job, step: int) -> str:
     """Of the adapter that is made of it."""
     return f"{run_name(job)}-step-{step}"
-
-
-def record_adapter(session: Session, job: Job, step: int, adapter: str) -> None:
-    """By which a checkpoint can be asked; empty where none can be made."""
-    mine = select(Checkpoint).where(Checkpoint.job_number == job.number, Checkpoint.step == step)
-    session.scalars(mine).one().served_as = adapter
-    session.flush()
-
-
-def give_up_checkpoint(session: Session, job: Job, step: int, reason: str) -> None:
-    """The model itself is there: a checkpoint that cannot be asked is no reason to lose it."""
-    record_adapter(session, job, step, "")
-    states.tell(session, job, f"The checkpoint of step {step} cannot be asked: {reason}", level="warn")
 
 
 def add_results(session: Session, job: Job, digest: str, size: int) -> File:
@@ -77,22 +62,51 @@ def add_results(session: Session, job: Job, digest: str, size: int) -> File:
     )
 
 
-def add_checkpoints(
-    session: Session, job: Job, model: str, found: Sequence[tuple[int, dict[str, float]]]
-) -> None:
-    """With a name each; the last one is what the run has sealed, so it is served as that."""
-    for step, metrics in found:
-        session.add(
-            Checkpoint(
-                id=new_id("ftckpt_"),
-                job_number=job.number,
-                created_at=int(time.time()),
-                step=step,
-                metrics=metrics,
-                model=f"{model}:ckpt-step-{step}",
-                served_as=job.run_id if step == found[-1][0] else None,
+def list_checkpoints(session: Session, job: Job) -> list[Checkpoint]:
+    """In the order of their steps."""
+    mine = select(Checkpoint).where(Checkpoint.job_number == job.number)
+    return [*session.scalars(mine.order_by(Checkpoint.step))]
+
+
+def add_checkpoints(session: Session, job: Job, organization: str, left: Results) -> None:
+    """What the run has saved, with events. What it removed is forgotten, if nothing was made of it before."""
+    model, known = model_name(session, job, organization), list_checkpoints(session, job)
+    for each in known:
+        if is_gone(each, left.steps):
+            forget_checkpoint(session, each)
+    for step, metrics in left.checkpoints:
+        if step not in {checkpoint.step for checkpoint in known}:
+            session.add(
+                Checkpoint(
+                    id=new_id("ftckpt_"),
+                    job_number=job.number,
+                    created_at=int(time.time()),
+                    step=step,
+                    metrics=metrics,
+                    model=f"{model}:ckpt-step-{step}",
+                    served_as=None,
+                )
             )
-        )
+            states.tell(session, job, f"Checkpoint created at step {step}")
+    session.flush()
+
+
+def is_gone(checkpoint: Checkpoint, there: Collection[int]) -> bool:
+    """Whether its run has removed it before anything was made of it."""
+    return checkpoint.step not in there and checkpoint.served_as is None and not checkpoint.importing
+
+
+def finish_checkpoints(session: Session, job: Job) -> None:
+    """The last one is what the run has sealed, so it is served as that."""
+    last = max(list_checkpoints(session, job), key=lambda checkpoint: checkpoint.step, default=None)
+    if last is not None and last.served_as is None and not last.importing:
+        last.served_as = job.run_id
+
+
+def forget_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
+    """It is gone, and nobody can ask it."""
+    session.execute(delete(Permission).where(Permission.model == checkpoint.model))
+    session.delete(checkpoint)
 
 
 def make_model(job: Job, name: str, base: str, served_as: str, merged: bool) -> Model:

@@ -10,12 +10,22 @@ from hone_api.database.tables import Job
 from hone_api.files.adding import kept
 from hone_api.jobs import states
 from hone_api.jobs.extras import read_extras
-from hone_api.jobs.importing import enter_next_import
+from hone_api.jobs.pace import paced
 from hone_api.jobs.progress import Progress, Run
 from hone_api.jobs.queue import workspace_of
-from hone_api.jobs.results import add_checkpoints, add_results, make_model, model_name, published_as
+from hone_api.jobs.results import (
+    add_checkpoints,
+    add_results,
+    finish_checkpoints,
+    is_gone,
+    list_checkpoints,
+    make_model,
+    model_name,
+    published_as,
+)
 from hone_api.jobs.stages import (
     DEPLOY,
+    END,
     MERGE,
     TRAIN,
     Failure,
@@ -60,7 +70,7 @@ class Running:
             self.launcher.begin(name, self._command(job))
             return
         # All that it wrote before it ended is told before the job goes on.
-        if (job.stage != TRAIN or self._tell_news(job)) and state.state == "ended":
+        if (job.stage != TRAIN or self._tell(job)) and state.state == "ended":
             self._ended(job, state)
 
     def settle(self, job: Job) -> None:
@@ -71,7 +81,7 @@ class Running:
             self.launcher.stop(name)
             if self.launcher.state(name).state == "running":
                 return
-        if job.stage == TRAIN and not self._tell_news(job):
+        if job.stage == TRAIN and not self._tell(job):
             return
         with self.services.database.writing() as session:
             current = session.get_one(Job, job.number, with_for_update=True)
@@ -133,8 +143,8 @@ class Running:
                     raise _Elsewhere
                 current.run_id, current.trained_tokens = run_id, left.tokens
                 current.result_files = [add_results(session, current, digest, size).id]
-                name = model_name(session, current, self.services.settings.organization)
-                add_checkpoints(session, current, name, left.checkpoints)
+                add_checkpoints(session, current, self.services.settings.organization, left)
+                finish_checkpoints(session, current)
                 enter(current, MERGE if read_extras(current.labels).deploy == "merged" else DEPLOY)
 
     def _go_on(self, job: Job, stage: str) -> None:
@@ -174,14 +184,34 @@ class Running:
             current.fine_tuned_model = name
             states.tell(session, current, f"New fine-tuned model created: {name}")
             states.move(session, current, states.SUCCEEDED, "The job has successfully completed")
-            enter_next_import(session, current)
+            enter(current, END)
             if found.state != "served":
                 states.tell(session, current, found.message, level="warn")
 
     # -- what is known of a run --------------------------------------------------------------------
 
+    def _tell(self, job: Job) -> bool:
+        """Whether all is told that there was to read: first of the steps, then of the checkpoints."""
+        is_all = self._tell_news(job)
+        if is_all:
+            self._tell_checkpoints(job)
+        return is_all
+
+    def _tell_checkpoints(self, job: Job) -> None:
+        run = self._run(job)
+        there = run.saved()
+        if there is None:
+            return
+        with self.services.database.reading() as session:
+            known = list_checkpoints(session, job)
+        if not set(there) - {each.step for each in known} and not any(is_gone(each, there) for each in known):
+            return
+        left = run.results(there)
+        with self.services.database.writing() as session:
+            current = session.get_one(Job, job.number, with_for_update=True)
+            add_checkpoints(session, current, self.services.settings.organization, left)
+
     def _tell_news(self, job: Job) -> bool:
-        """Whether all is told that there was to read."""
         before = _read(job)
         news = self._run(job).news(before)
         if news.more:
@@ -189,16 +219,19 @@ class Running:
             self.services.wake.set()
         if news.progress == before:
             return not news.more
+        known = dataclasses.asdict(news.progress)
+        if news.points and news.status:
+            known["pace"] = paced(job.progress.get("pace"), job.attempt, news.status)
         with self.services.database.writing() as session:
             current = session.get_one(Job, job.number, with_for_update=True)
             if _read(current) != before:
                 return False
-            current.progress = {**current.progress, **dataclasses.asdict(news.progress)}
+            current.progress = {**current.progress, **known}
             # It came further, so what made it fail before was not in its way.
             current.failures = 0 if news.points else current.failures
             for each in news.points:
                 states.tell(session, current, each.message, kind="metrics", data=each.data)
-        job.progress = {**job.progress, **dataclasses.asdict(news.progress)}
+        job.progress = {**job.progress, **known}
         return not news.more
 
     @property

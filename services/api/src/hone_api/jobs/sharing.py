@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,8 @@ from hone_api.services import Services
 from hone_api.settings import Upstream
 from hone_contract.artifact import write_atomically
 
+_STAGES = "serving"
+"""What stands for a job in the names of these stages."""
 _SECONDS = 2.0
 _AGAIN = 30
 """Seconds until a command that failed is run once more."""
@@ -69,6 +72,15 @@ class Sharing:
         command = local.pause_command if wish == "pause" else local.resume_command
         self.services.reporter.tell(f"serving_{wish}", f"{wish} serving: {command[0]}", count=count)
         self.launcher.begin(_name(count, wish), Command(command))
+        self._forget_before(count)
+
+    def _forget_before(self, count: int) -> None:
+        """What became of the newest command is all that is asked for."""
+        for name in self.launcher.names(_STAGES):
+            if not name.startswith(f"{_STAGES}/{count}-"):
+                # One that is left here goes with the next command.
+                with suppress(RuntimeError):
+                    self.launcher.forget(name)
 
     def _is(self, wish: Wish) -> bool:
         count, last, _ = self._wish()
@@ -108,4 +120,4 @@ class Sharing:
 
 def _name(count: int, wish: str) -> str:
     """Of the stage that runs the command."""
-    return f"serving/{count}-{wish}"
+    return f"{_STAGES}/{count}-{wish}"

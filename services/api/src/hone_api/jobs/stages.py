@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hone_api.database.tables import Job
+from hone_api.database.tables import Checkpoint, Job
 from hone_api.jobs.workspace import Workspace
 from hone_api.launcher.stages import Command, State
 from hone_api.settings import Settings
 from hone_contract.errors import BadConfiguration, BadInput, RetryableFailure
 
-TRAIN, MERGE, DEPLOY, IMPORT, END = "train", "merge", "deploy", "import", "end"
+TRAIN, MERGE, DEPLOY, END = "train", "merge", "deploy", "end"
 _TAIL = 64 * 1024
 _SHOWN = 2000
 
@@ -32,6 +32,11 @@ class Failure:
 def stage_name(job: Job) -> str:
     """By which a launcher knows it. Every attempt has its own, so an old end is never taken for a new one."""
     return f"{job.id}/{job.attempt}-{job.stage}"
+
+
+def import_name(job: Job, checkpoint: Checkpoint) -> str:
+    """Of a stage that runs beside the job's own, and after it."""
+    return f"{job.id}/step-{checkpoint.step}-{checkpoint.attempt}-import"
 
 
 def train_command(settings: Settings, workspace: Workspace, gpu: str | None) -> Command:

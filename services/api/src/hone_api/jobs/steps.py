@@ -1,6 +1,7 @@
 """What all steps of a job have in common: from where they begin, and where they lead."""
 
 import time
+from pathlib import Path
 
 from sqlalchemy.orm import Session
 
@@ -8,7 +9,7 @@ from hone_api.database.tables import Job
 from hone_api.jobs import states
 from hone_api.jobs.stages import DEPLOY, Failure
 from hone_api.settings import Local
-from hone_contract.artifact import open_artifact
+from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.errors import ArtifactCorrupt
 from hone_contract.store import Store
 
@@ -39,7 +40,15 @@ def try_again(session: Session, job: Job, failure: Failure, told: str, local: Lo
 
 def base_of(store: Store, run_id: str) -> str:
     """The base's name in the store, from the adapter's own manifest. Raises HoneError."""
-    adapter = open_artifact(store.adapter(run_id), "adapter")
-    if "base" not in adapter.manifest.lineage:
-        raise ArtifactCorrupt(f"{adapter.path} does not say of which base it is; it must be made again")
-    return adapter.manifest.lineage["base"].id
+    return _base_of(open_artifact(store.adapter(run_id), "adapter"))
+
+
+def base_of_checkpoint(folder: Path) -> str:
+    """The same of a run that has not ended, by one of its checkpoints. Raises HoneError."""
+    return _base_of(open_artifact(folder, "checkpoint"))
+
+
+def _base_of(made: Artifact) -> str:
+    if "base" not in made.manifest.lineage:
+        raise ArtifactCorrupt(f"{made.path} does not say of which base it is; it must be made again")
+    return made.manifest.lineage["base"].id

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from pydantic_core import PydanticCustomError
 
 from hone_api.database import tables
+from hone_api.jobs.pace import estimated_finish
 
 MOST_LABELS = 16
 """Pairs of a job's metadata."""
@@ -91,7 +92,7 @@ class JobObject(BaseModel):
     organization_id: str
     fine_tuned_model: str | None
     finished_at: int | None
-    estimated_finish: int | None = None
+    estimated_finish: int | None
     trained_tokens: int | None
     error: JobError | None
     result_files: list[str]
@@ -137,6 +138,7 @@ def job_object(row: tables.Job, organization: str) -> JobObject:
         organization_id=organization,
         fine_tuned_model=row.fine_tuned_model,
         finished_at=row.finished_at,
+        estimated_finish=estimated_finish(row),
         trained_tokens=row.trained_tokens,
         error=JobError.model_validate(row.error) if row.error else None,
         result_files=row.result_files,
