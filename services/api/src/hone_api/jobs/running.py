@@ -178,6 +178,7 @@ class Running:
                 if "deploying" not in current.progress:
                     current.progress = {**current.progress, "deploying": begun}
                     states.tell(session, current, found.message)
+                    self.services.reporter.tell("model_awaited", f"{job.id}: {found.seen}", job=job.id)
                 return
             name = model_name(session, current, self.services.settings.organization)
             session.add(make_model(current, name, base, served_as, merged))

@@ -21,7 +21,9 @@ class Presence:
 
     state: Literal["served", "waiting", "nobody"]
     message: str
-    """What is so, and for `nobody` what to do."""
+    """What is so, and for `nobody` what to do. Clients see it, so it names no machine."""
+    seen: str = ""
+    """For the operator: the same, by the servers' addresses."""
 
 
 class Listings:
@@ -44,13 +46,16 @@ class Listings:
                 f"No server is configured for it: add one with `{wanted}` to `servers` in the api's settings."
             )
             return Presence("nobody", told)
-        reasons = []
+        reasons: dict[Upstream, str] = {}
         for server in servers:
             reason = _why_not(self._told[server], served_as, version)
             if reason is None:
-                return Presence("served", f"{server.url} serves it as {served_as}.")
-            reasons.append(f"{server.url} {reason}")
-        return Presence("waiting", "; ".join(reasons))
+                told = f"{_called(server)} serves it as {served_as}."
+                return Presence("served", told, f"{server.url} serves it as {served_as}")
+            reasons[server] = reason
+        # Several of one base may say the same.
+        told = "; ".join(dict.fromkeys(f"{_called(server)} {why}" for server, why in reasons.items()))
+        return Presence("waiting", told, "; ".join(f"{server.url} {why}" for server, why in reasons.items()))
 
     @cached_property
     def _told(self) -> "dict[Upstream, _Listed | str]":
@@ -88,6 +93,10 @@ async def _listing(client: httpx.AsyncClient, server: Upstream) -> _Listed | str
         return f"answers {answer.status_code}: {told['error']['message']}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"answers {answer.status_code} with nothing that can be read"
+
+
+def _called(server: Upstream) -> str:
+    return f"The server of {server.model or server.base}"
 
 
 def _why_not(listed: _Listed | str, served_as: str, version: str | None) -> str | None:
