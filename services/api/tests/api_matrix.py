@@ -15,7 +15,8 @@ from fastapi.routing import APIRoute
 from sqlalchemy import select
 
 from hone_api.app import make_app
-from hone_api.database.tables import Event, Job, Model
+from hone_api.database.tables import Event, Job, Model, Permission, Project
+from hone_api.ids import new_id
 from hone_api.services import Services
 from hone_api.settings import Settings
 
@@ -27,13 +28,14 @@ WANTED = {
     "files": {"files"},
     "uploads": {"files"},
     "fine_tuning": {"tune"},
+    "checkpoints": {"admin"},
     "models": {"chat", "tune"},
     "DELETE models": {"tune"},
     "chat": {"chat"},
     "completions": {"chat"},
     "responses": {"chat"},
 }
-"""Any of these scopes opens what is below `/v1/` and this word."""
+"""Any of these scopes opens what is below `/v1/` and this word; of `checkpoints`, below `fine_tuning/`."""
 UPLOAD = {"bytes": len(GOOD), "filename": NAME, "mime_type": "text/plain", "purpose": "fine-tune"}
 BODIES: dict[str, Callable[[Ids], dict[str, Any]]] = {
     "/v1/files": lambda _: {"files": {"file": (NAME, GOOD)}, "data": {"purpose": "fine-tune"}},
@@ -45,13 +47,18 @@ BODIES: dict[str, Callable[[Ids], dict[str, Any]]] = {
     "/v1/fine_tuning/jobs/{job_id}/pause": lambda _: {},
     "/v1/fine_tuning/jobs/{job_id}/resume": lambda _: {},
     "/v1/uploads/{upload_id}/cancel": lambda _: {},
+    "/v1/fine_tuning/checkpoints/{model:path}/permissions": lambda ids: {
+        "json": {"project_ids": [ids.get("project", "none")]}
+    },
     "/v1/chat/completions": lambda ids: {"json": {"model": ids["model"], "messages": []}},
     "/v1/completions": lambda ids: {"json": {"model": ids["model"], "prompt": "Hi"}},
     "/v1/responses": lambda ids: {"json": {"model": ids["model"], "input": "Hi"}},
 }
 """Right ones, of which each that can name a thing does."""
+_SHARED = "/v1/fine_tuning/checkpoints/"
 BROKEN: dict[str, Any] = {"content": b'{"model": ', "headers": {"Content-Type": "application/json"}}
-NONE = dict.fromkeys(("file_id", "upload_id", "part_id", "job_id", "event", "model"), "none")
+NAMES = ("file_id", "upload_id", "part_id", "job_id", "event", "model", "project", "permission_id")
+NONE = dict.fromkeys(NAMES, "none")
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Route:
 
     @property
     def wanted(self) -> set[str]:
-        below = self.path.split("/")[2]
+        below = "checkpoints" if self.path.startswith(_SHARED) else self.path.split("/")[2]
         return WANTED.get(f"{self.method} {below}", WANTED[below])
 
     @property
@@ -78,10 +85,13 @@ class Route:
     def body(self, ids: Ids) -> dict[str, Any]:
         return BODIES[self.path](ids) if self.method == "POST" else {}
 
+    def at(self, ids: Ids) -> str:
+        """The path with these in it."""
+        return self.path.replace("{model:path}", "{model}").format(**ids)
+
     def ask(self, client: httpx.Client, ids: Ids, **more: Any) -> httpx.Response:
-        path = self.path.replace("{model:path}", "{model}").format(**ids)
         asked: dict[str, Any] = {**self.body(ids), **more} if "content" not in more else more
-        return client.request(self.method, path, **asked)
+        return client.request(self.method, self.at(ids), **asked)
 
 
 def _routes() -> Iterator[Route]:
@@ -118,8 +128,15 @@ def make_things(api: Api, project: str) -> Ids:
         event = session.scalars(select(Event.id).where(Event.job_number == job.number)).first() or ""
         made = {"created_at": 1, "base": "demo--tiny", "served_as": "a", "merged": False}
         session.add(Model(id=model, project_id=job.project_id, job_number=job.number, **made))
+        # They share it with a project of their own.
+        shared = Project(id=new_id("proj_"), name=f"friend of {job_id}", created_at=1)
+        session.add(shared)
+        session.flush()
+        permission = Permission(id=new_id("cp_"), model=model, project_id=shared.id, created_at=1)
+        session.add(permission)
     told = {"file_id": file_id, "upload_id": upload_id, "part_id": part_id}
-    return told | {"job_id": job_id, "event": event, "model": model}
+    told |= {"job_id": job_id, "event": event, "model": model}
+    return told | {"project": shared.id, "permission_id": permission.id}
 
 
 def unknown(ids: Ids) -> Ids:

@@ -1,6 +1,7 @@
 """Fine-tuning jobs through the unmodified SDK, which here refuses whatever its types do not allow."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -170,7 +171,7 @@ def test_a_failure_that_may_pass_is_tried_so_often_and_no_more(client: OpenAI) -
 
 def slow_job(client: OpenAI) -> str:
     """One that runs for as long as a test wants."""
-    file = upload(client, examples("steps=1000 pace=0.02 every=50"))
+    file = upload(client, examples("steps=1000 pace=0.02 every=20"))
     job = client.fine_tuning.jobs.create(model="stand-in", training_file=file)
     reaches(client, job.id, "running")
     return job.id
@@ -178,8 +179,15 @@ def slow_job(client: OpenAI) -> str:
 
 def test_a_running_job_is_cancelled_at_a_checkpoint(api: Api, client: OpenAI) -> None:
     job_id = slow_job(client)
+    checkpoints = client.fine_tuning.jobs.checkpoints
+    first = wait_for(lambda: checkpoints.list(job_id).data)[-1]
+    assert first.fine_tuned_model_checkpoint.endswith(f":{job_id[-8:]}:ckpt-step-{first.step_number}")
+    assert first.metrics.train_loss == pytest.approx(2 / first.step_number)
+    running = wait_for(lambda: client.fine_tuning.jobs.retrieve(job_id).estimated_finish)
+    assert running > time.time()
     cancelled = client.fine_tuning.jobs.cancel(job_id)
     assert (cancelled.status, cancelled.fine_tuned_model) == ("cancelled", None)
+    assert cancelled.estimated_finish is None
     assert client.fine_tuning.jobs.cancel(job_id).finished_at == cancelled.finished_at
     wait_for(lambda: not any(job_id in " ".join(each.cmdline()) for each in api.stage_processes()))
     with pytest.raises(openai.BadRequestError, match="is cancelled"):

@@ -75,7 +75,8 @@ def _list_keys(_: argparse.Namespace, settings: "Settings") -> None:
     with _database(settings).reading() as session:
         for key, project in session.execute(select(Key, Project).join(Project).order_by(Key.created_at)):
             state = "revoked" if key.revoked_at else "valid"
-            print(f"{key.id}  {key.hint}…  {state:8} {project.name:20} {','.join(key.scopes)}")
+            owner, scopes = f"{project.name:20} {project.id}", ",".join(key.scopes)
+            print(f"{key.id}  {key.hint}…  {state:8} {owner}  {scopes}")
 
 
 def _revoke_key(options: argparse.Namespace, settings: "Settings") -> None:

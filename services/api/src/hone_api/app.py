@@ -15,7 +15,7 @@ from hone_api.access import KeyRing, guard
 from hone_api.errors import ApiError, busy, invalid
 from hone_api.files.turns import Turns
 from hone_api.middleware import Around
-from hone_api.routes import files, health, inference, jobs, models, uploads
+from hone_api.routes import files, health, inference, jobs, models, permissions, uploads
 from hone_api.services import Services
 from hone_api.serving.names import Names
 
@@ -47,7 +47,7 @@ def make_app(services: Services, background: Background = lambda _: nullcontext(
     app.state.turns = Turns()
     app.state.large_bodies = asyncio.Lock()
     app.state.names = Names(services.settings, services.database)
-    for each in (files, uploads, jobs, models, inference):
+    for each in (files, uploads, jobs, permissions, models, inference):
         app.include_router(each.router, prefix="/v1")
     guard(app, "/v1/")
     app.include_router(health.router)

@@ -4,12 +4,13 @@ import time
 from typing import cast
 
 from fastapi import APIRouter, Request
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from starlette.concurrency import run_in_threadpool
 
 from hone_api.access import ForReading, ForTuning
-from hone_api.database.tables import Model
+from hone_api.database.tables import Model, Permission
 from hone_api.errors import ApiError
+from hone_api.jobs.permissions import owner_of
 from hone_api.keys import Caller
 from hone_api.services import Ours, Services
 from hone_api.serving.names import Names, can_be_a_name, find_model, unknown_model
@@ -27,10 +28,12 @@ def names_of(request: Request) -> Names:
 
 @router.get("/models")
 def list_models(ours: Ours, caller: ForReading) -> ModelList:
-    """The project's own first, newest first."""
-    mine = select(Model).where(Model.project_id == caller.project_id, Model.deleted_at.is_(None))
+    """The project's own and those that are shared with it first, newest first."""
+    shared = select(Permission.model).where(Permission.project_id == caller.project_id)
+    may = or_(Model.project_id == caller.project_id, Model.id.in_(shared))
     with ours.database.reading() as session:
-        tuned = session.scalars(mine.order_by(Model.created_at.desc(), Model.job_number.desc()))
+        wanted = select(Model).where(may, Model.deleted_at.is_(None))
+        tuned = session.scalars(wanted.order_by(Model.created_at.desc(), Model.job_number.desc()))
         data = [_tuned(model, ours, caller) for model in tuned]
     return ModelList(data=[*data, *(_base(name, ours) for name in ours.settings.models)])
 
@@ -39,7 +42,7 @@ def list_models(ours: Ours, caller: ForReading) -> ModelList:
 def retrieve_model(model: str, ours: Ours, caller: ForReading) -> ModelObject:
     if can_be_a_name(model):
         with ours.database.reading() as session:
-            found = find_model(session, caller.project_id, model)
+            found = find_model(session, owner_of(session, caller.project_id, model), model)
             if found is not None:
                 return _tuned(found, ours, caller)
     if model in ours.settings.models:
@@ -51,7 +54,7 @@ def retrieve_model(model: str, ours: Ours, caller: ForReading) -> ModelObject:
 async def delete_model(model: str, request: Request, ours: Ours, caller: ForTuning) -> Deleted:
     """Takes the name away. The adapter or merged model stays in the store, which is the operator's."""
     if can_be_a_name(model) and await run_in_threadpool(_delete, ours, caller, model):
-        names_of(request).forget(caller.project_id, model)
+        names_of(request).forget(model)
         return Deleted(id=model, object="model")
     if model in ours.settings.models:
         raise ApiError(
@@ -73,8 +76,9 @@ def _delete(ours: Services, caller: Caller, model: str) -> bool:
 
 
 def _tuned(model: Model, ours: Services, caller: Caller) -> ModelObject:
-    owner = f"{ours.settings.organization}/{caller.project}"
-    return ModelObject(id=model.id, created=model.created_at, owned_by=owner)
+    # What another project is called is its own affair.
+    owner = f"/{caller.project}" if model.project_id == caller.project_id else ""
+    return ModelObject(id=model.id, created=model.created_at, owned_by=f"{ours.settings.organization}{owner}")
 
 
 def _base(name: str, ours: Services) -> ModelObject:

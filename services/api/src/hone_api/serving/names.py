@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from hone_api.database.session import Database
 from hone_api.database.tables import Checkpoint, Job, Model
 from hone_api.errors import ApiError
+from hone_api.jobs.permissions import owner_of
 from hone_api.settings import Settings, Upstream
 from hone_contract.store import base_name
 
@@ -55,19 +56,21 @@ class Names:
             self._known[project_id, name] = (now + _REMEMBERED, found)
         return found
 
-    def forget(self, project_id: str, name: str) -> None:
-        """Have it looked up again: it was deleted."""
+    def forget(self, name: str) -> None:
+        """Have it looked up again, whoever asks: it was deleted, or is not shared any more."""
         self._forgotten += 1
-        self._known.pop((project_id, name), None)
+        for known in [each for each in self._known if each[1] == name]:
+            del self._known[known]
 
     def _look_up(self, project_id: str, name: str) -> Destination:
         if not can_be_a_name(name):
             raise unknown_model(name)
         with self._database.reading() as session:
-            model = find_model(session, project_id, name)
+            owner = owner_of(session, project_id, name)
+            model = find_model(session, owner, name)
             if model is not None:
                 return self._fine_tuned(model)
-            checkpoint = _checkpoint(session, project_id, name)
+            checkpoint = _checkpoint(session, owner, name)
             if checkpoint is not None:
                 return self._checkpoint(*checkpoint)
             if name in self._settings.models:

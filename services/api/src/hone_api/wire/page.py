@@ -27,5 +27,5 @@ class Deleted(BaseModel):
     """What is told of a thing that is gone."""
 
     id: str
-    object: Literal["file", "model"]
+    object: Literal["file", "model", "checkpoint.permission"]
     deleted: Literal[True] = True
