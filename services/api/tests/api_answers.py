@@ -20,6 +20,7 @@ class Wish:
     """Seconds from one token to the next."""
     split: int = 0
     """Bytes that are sent at once. 0: an event."""
+    usage: dict[str, int] = field(default_factory=lambda: USAGE)
     dies_after: int | None = None
     """Events after which the connection is cut."""
     status: int = 200
@@ -32,7 +33,7 @@ def whole(path: str, body: dict[str, Any], wish: Wish) -> dict[str, Any]:
     """An answer at once."""
     text = "".join(word(number) for number in range(wish.tokens))
     if path.endswith("/responses"):
-        return _response(body["model"], text, "completed")
+        return _response(body["model"], text, "completed", wish)
     if path.endswith("/chat/completions"):
         choice = {"index": 0, "finish_reason": "stop", "logprobs": None}
         choice["message"] = {"role": "assistant", "content": text, "refusal": None}
@@ -46,7 +47,7 @@ def whole(path: str, body: dict[str, Any], wish: Wish) -> dict[str, Any]:
         "created": 1,
         "model": body["model"],
         "choices": [choice],
-        "usage": USAGE,
+        "usage": wish.usage,
     }
 
 
@@ -65,6 +66,8 @@ def events(path: str, body: dict[str, Any], wish: Wish) -> Iterator[bytes]:
         else:
             choice |= {"text": word(number), "finish_reason": "stop"}
         yield event(told | {"choices": [choice]})
+    if (body.get("stream_options") or {}).get("include_usage"):
+        yield event(told | {"choices": [], "usage": wish.usage})
     yield b"data: [DONE]\n\n"
 
 
@@ -79,7 +82,11 @@ def event(told: dict[str, Any], name: str = "") -> bytes:
 
 
 def _response_events(model: str, wish: Wish) -> Iterator[bytes]:
-    told = {"type": "response.created", "sequence_number": 0, "response": _response(model, "", "in_progress")}
+    told = {
+        "type": "response.created",
+        "sequence_number": 0,
+        "response": _response(model, "", "in_progress", wish),
+    }
     yield event(told, "response.created")
     where = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
     for number in range(wish.tokens):
@@ -87,10 +94,10 @@ def _response_events(model: str, wish: Wish) -> Iterator[bytes]:
         yield event(told | where, "response.output_text.delta")
     text = "".join(word(number) for number in range(wish.tokens))
     told = {"type": "response.completed", "sequence_number": wish.tokens + 1}
-    yield event(told | {"response": _response(model, text, "completed")}, "response.completed")
+    yield event(told | {"response": _response(model, text, "completed", wish)}, "response.completed")
 
 
-def _response(model: str, text: str, status: str) -> dict[str, Any]:
+def _response(model: str, text: str, status: str, wish: Wish) -> dict[str, Any]:
     content = {"type": "output_text", "text": text, "annotations": []}
     message = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
     return {
@@ -103,4 +110,5 @@ def _response(model: str, text: str, status: str) -> dict[str, Any]:
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
+        "usage": wish.usage if text and "input_tokens" in wish.usage else None,
     }

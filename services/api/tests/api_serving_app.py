@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from openai import AsyncOpenAI, OpenAI
 
 from hone_api.app import make_app
@@ -38,10 +39,12 @@ class ServingApp:
     url: str
     database: Database
     log: Path
+    settings: Settings
+    app: FastAPI
 
-    def key(self, project: str = "one", *scopes: Any) -> str:
+    def key(self, project: str = "one", *scopes: Any, **limits: int | None) -> str:
         with self.database.writing() as session:
-            return create_key(session, project, scopes or ("chat", "tune"))
+            return create_key(session, project, scopes or ("chat", "tune"), **limits)
 
     def client(self, key: str | None = None, retries: int = 0) -> OpenAI:
         return OpenAI(
@@ -92,7 +95,7 @@ class ServingApp:
 
 
 @contextmanager
-def serving_app(folder: Path, *servers: dict[str, str], **settings: Any) -> Iterator[ServingApp]:
+def serving_app(folder: Path, *servers: dict[str, Any], **settings: Any) -> Iterator[ServingApp]:
     """Servers as the settings have them."""
     told = Settings.model_validate(
         {"data": folder, "models": {BASE: {"base": "demo:tiny"}}, "servers": list(servers)} | settings
@@ -107,8 +110,9 @@ def serving_app(folder: Path, *servers: dict[str, str], **settings: Any) -> Iter
         upstreams=Upstreams(told),
         reporter=Reporter("api", log),
     )
-    with _running(make_app(services)) as url:
-        yield ServingApp(url, database, log)
+    app = make_app(services)
+    with _running(app) as url:
+        yield ServingApp(url, database, log, told, app)
     database.close()
 
 

@@ -8,7 +8,7 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any
@@ -43,6 +43,10 @@ class StandIn:
     seen: list[Asked] = field(default_factory=list)
     inside: int = 0
     """Requests that it is answering."""
+    busiest: int = 0
+    """The most that it was answering at once."""
+    asleep: bool = False
+    """Whether it says that it cannot answer yet."""
     abandoned: int = 0
     """Requests whose client left."""
     connections: int = 0
@@ -61,19 +65,23 @@ class StandIn:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        with suppress(ConnectionError, asyncio.IncompleteReadError, _CutError):
+        try:
             while True:
                 asked = await _read(reader)
                 if self.keeps:
                     self.seen.append(asked)
                 await self._watched(asked, reader, writer)
-        writer.transport.abort()
+        except (ConnectionError, asyncio.IncompleteReadError, _CutError):
+            pass
+        finally:
+            writer.transport.abort()
 
     async def _watched(
         self, asked: Asked, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         """Nobody sends a second request before the first is answered, so what can be read now is an end."""
         self.inside += 1
+        self.busiest = max(self.busiest, self.inside)
         answering = asyncio.create_task(self._answer(asked, writer))
         leaving = asyncio.create_task(reader.read(1))
         try:
@@ -91,6 +99,9 @@ class StandIn:
     async def _answer(self, asked: Asked, writer: asyncio.StreamWriter) -> None:
         if asked.path == "/health":
             await _send(writer, 200, {})
+            return
+        if self.asleep:
+            await _send(writer, 503, {"error": {"message": "not ready", "code": "not_ready"}})
             return
         if asked.path == "/v1/models":
             listed = {"object": "list", "data": [{"id": name} for name in self.models]}
@@ -111,13 +122,13 @@ class StandIn:
 
 
 @contextmanager
-def stand_in(*models: str) -> Iterator[StandIn]:
-    """One in a thread of this process, at a free port."""
+def stand_in(*models: str, port: int = 0) -> Iterator[StandIn]:
+    """One in a thread of this process, at this port or at a free one."""
     here = StandIn(list(models))
     loop, up, down = asyncio.new_event_loop(), asyncio.Event(), asyncio.Event()
 
     async def live() -> None:
-        async with here.listening():
+        async with here.listening(port):
             up.set()
             await down.wait()
 

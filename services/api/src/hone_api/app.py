@@ -14,6 +14,8 @@ from starlette.exceptions import HTTPException
 from hone_api.access import KeyRing, guard
 from hone_api.errors import ApiError, busy, invalid
 from hone_api.files.turns import Turns
+from hone_api.metering.rates import Rates
+from hone_api.metering.usage import Usage
 from hone_api.middleware import Around
 from hone_api.routes import files, health, inference, jobs, models, permissions, uploads
 from hone_api.services import Services
@@ -29,9 +31,9 @@ def make_app(services: Services, background: Background = lambda _: nullcontext(
     """All routes of OpenAI's that there are here, below `/v1`."""
 
     @asynccontextmanager
-    async def living(_: FastAPI) -> AsyncIterator[None]:
+    async def living(app: FastAPI) -> AsyncIterator[None]:
         with background(services):
-            async with services.upstreams:
+            async with services.upstreams, app.state.usage.recording():
                 yield
 
     app = FastAPI(
@@ -46,6 +48,8 @@ def make_app(services: Services, background: Background = lambda _: nullcontext(
     app.state.keys = KeyRing(services.database)
     app.state.turns = Turns()
     app.state.large_bodies = asyncio.Lock()
+    app.state.rates = Rates(services.settings.limits)
+    app.state.usage = Usage(services.settings, services.database, services.reporter)
     app.state.names = Names(services.settings, services.database)
     for each in (files, uploads, jobs, permissions, models, inference):
         app.include_router(each.router, prefix="/v1")

@@ -5,6 +5,7 @@ The body is `{"error": {"message", "type", "param", "code"}}` with all four keys
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from starlette.exceptions import HTTPException
 
@@ -48,6 +49,14 @@ def missing(what: str, name: str, param: str | None = None, code: str | None = N
 
 def too_large(message: str, param: str | None = None) -> ApiError:
     return ApiError(413, message, param=param, code="too_large")
+
+
+def too_fast(
+    message: str, kind: Literal["requests", "tokens"], headers: Mapping[str, str], *, ever: bool = True
+) -> ApiError:
+    """A key is at its limit. `ever`: the same request may come later, which the SDK does by itself."""
+    told = dict(headers) if ever else {**headers, "x-should-retry": "false"}
+    return ApiError(429, message, kind=kind, code="rate_limit_exceeded", headers=told)
 
 
 def busy(message: str, seconds: int) -> ApiError:

@@ -3,7 +3,7 @@
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,6 +16,8 @@ from hone_api.ids import new_id
 from hone_contract.errors import BadConfiguration
 
 Scope = Literal["files", "tune", "chat", "admin"]
+Limit = Literal["requests_per_minute", "tokens_per_minute"]
+LIMITS: tuple[Limit, ...] = get_args(Limit)
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _PREFIX = "hone-"
 _HINT = 9
@@ -31,6 +33,10 @@ class Caller:
     project: str
     """Its name, which is in the names of its models."""
     scopes: frozenset[str]
+    requests_per_minute: int | None = None
+    """None: as the settings say; 0: as many as come."""
+    tokens_per_minute: int | None = None
+    """Likewise."""
 
     def may(self, scope: Scope) -> bool:
         """Whoever is `admin` may do all."""
@@ -41,8 +47,17 @@ def digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "replace")).digest()
 
 
-def create_key(session: Session, project: str, scopes: Sequence[Scope]) -> str:
+def create_key(
+    session: Session,
+    project: str,
+    scopes: Sequence[Scope],
+    *,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+) -> str:
     """A new key for a project, which is made if it is not there. Only the answer holds the key itself.
+
+    Its limits: None is what the settings say, 0 is none.
 
     Raises BadConfiguration for a scope that there is not, and for a name that is none.
     """
@@ -63,6 +78,8 @@ def create_key(session: Session, project: str, scopes: Sequence[Scope]) -> str:
             scopes=sorted(set(scopes)),
             created_at=now,
             revoked_at=None,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
         )
     )
     return secret
@@ -84,10 +101,25 @@ def _project(session: Session, name: str) -> Project:
 
 def revoke_key(session: Session, key_id: str) -> None:
     """Raises BadConfiguration when there is no such key."""
+    key = _key(session, key_id)
+    key.revoked_at = key.revoked_at or int(time.time())
+
+
+def limit_key(session: Session, key_id: str, limits: Mapping[Limit, int | None]) -> None:
+    """Gives those limits that are named; None is what the settings say, 0 is none.
+
+    Raises BadConfiguration when there is no such key.
+    """
+    key = _key(session, key_id)
+    for name, value in limits.items():
+        setattr(key, name, value)
+
+
+def _key(session: Session, key_id: str) -> Key:
     key = session.get(Key, key_id)
     if key is None:
         raise BadConfiguration(f"no key has the id {key_id!r}; `hone-api keys list` shows them")
-    key.revoked_at = key.revoked_at or int(time.time())
+    return key
 
 
 def find_caller(session: Session, secret: str) -> Caller | None:
@@ -100,4 +132,5 @@ def find_caller(session: Session, secret: str) -> Caller | None:
     if found is None:
         return None
     key, project = found
-    return Caller(key.id, project.id, project.name, frozenset(key.scopes))
+    limits = (key.requests_per_minute, key.tokens_per_minute)
+    return Caller(key.id, project.id, project.name, frozenset(key.scopes), *limits)

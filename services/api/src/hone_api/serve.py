@@ -11,8 +11,9 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 
-from hone_api.app import Background, make_app
+from hone_api.app import make_app
 from hone_api.database.session import Database
 from hone_api.files.removing import sweep_files
 from hone_api.files.storage import Storage
@@ -56,9 +57,12 @@ def serve(settings: Settings, host: str, port: int) -> None:
         def background(_: Services) -> AbstractContextManager[None]:
             return reconciling(reconciler, failed)
 
-        server = _Server(_uvicorn(services, background))
+        app = make_app(services, background)
+        server = _Server(_uvicorn(app))
+        server.upstreams = services.upstreams
         reporter.tell("serving", f"http://{host}:{port}/v1", database=database.name, slots=reconciler.slots)
         server.run(sockets=[listening])
+        app.state.usage.write_rest()
         database.close()
         if not server.asked_to_end:
             raise RetryableFailure("the api has ended by a mistake of ours; its log tells more")
@@ -68,6 +72,12 @@ class _Server(uvicorn.Server):
     """Uvicorn's own raises the signal once more when it has ended, as if that were a failure."""
 
     asked_to_end = False
+    upstreams: Upstreams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Whoever waits for a model's server has half of the time for that, and the rest for its answer."""
+        self.upstreams.stop_holding(_DRAIN_SECONDS / 2)
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -99,9 +109,9 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
         yield listening
 
 
-def _uvicorn(services: Services, background: Background) -> uvicorn.Config:
+def _uvicorn(app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
-        make_app(services, background),
+        app,
         # Our own log has a line for each request, with its id and its key.
         access_log=False,
         log_level="warning",

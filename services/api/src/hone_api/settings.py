@@ -74,6 +74,8 @@ class Upstream(_Settings):
     """The environment's variable that holds the key which this server wants."""
     key_file: Path | None = None
     """A file that holds it, for when the variable is unset. None: the server wants none."""
+    hold_seconds: Annotated[float, Field(ge=0, le=3600)] = 0
+    """How long requests wait for it when it is not there, as one that was scaled to zero. 0: not at all."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -119,6 +121,12 @@ class Limits(_Settings):
     """For the reading of a file: 8 GiB take some ten minutes."""
     requests: Annotated[int, Field(ge=1)] = 256
     """Requests that are with each server at once; more are told to come again."""
+    held: Annotated[int, Field(ge=1)] = 256
+    """Requests that wait for a server with `hold_seconds`; more are told to come again."""
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """For models to answer, of each key that was not made with a number of its own. None: as many as come."""
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    """Of prompts and answers together, likewise."""
 
 
 class Local(_Settings):

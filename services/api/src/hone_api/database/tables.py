@@ -61,6 +61,25 @@ class Key(Table):
     scopes: Mapped[list[str]]
     created_at: Mapped[int]
     revoked_at: Mapped[int | None]
+    requests_per_minute: Mapped[int | None]
+    """For models to answer. None: as the settings say; 0: as many as come."""
+    tokens_per_minute: Mapped[int | None]
+    """Of prompts and answers together. None and 0: likewise."""
+
+
+class Used(Table):
+    """What one key has asked of one model on one day (UTC)."""
+
+    __tablename__ = "usage"
+
+    day: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Its first second."""
+    key_id: Mapped[str] = mapped_column(ForeignKey("keys.id"), primary_key=True)
+    model: Mapped[str] = mapped_column(_NAME, primary_key=True)
+    """As it was asked for."""
+    requests: Mapped[int]
+    prompt_tokens: Mapped[int]
+    completion_tokens: Mapped[int]
 
 
 class File(Table):

@@ -8,6 +8,8 @@ from starlette.requests import ClientDisconnect
 from hone_api.access import ForChat
 from hone_api.errors import ApiError, invalid
 from hone_api.keys import Caller
+from hone_api.metering.meter import Meter
+from hone_api.metering.tokens import usage_wanted
 from hone_api.routes.models import names_of
 from hone_api.services import services_of
 from hone_api.serving.model_field import ModelField, find_model
@@ -33,7 +35,7 @@ _BODY: dict[str, Any] = {
 
 @router.post("/chat/completions", openapi_extra=_BODY)
 async def create_chat_completion(request: Request, caller: ForChat) -> Relayed:
-    """All fields but `model` are the server's to understand or to refuse."""
+    """All fields but `model` are the server's to understand or to refuse. A stream is asked for its usage."""
     return await _relayed("/v1/chat/completions", request, caller)
 
 
@@ -51,7 +53,9 @@ async def create_response(request: Request, caller: ForChat) -> Relayed:
 async def _relayed(path: str, request: Request, caller: Caller) -> Relayed:
     name, field = await _model(request)
     to = await names_of(request).find(caller.project_id, name)
-    return Relayed(services_of(request), to, name, path, field.renamed(to.model))
+    options = usage_wanted(field, path)
+    meter = Meter(request.app.state.rates, request.app.state.usage, caller, name, field, options is not None)
+    return Relayed(services_of(request), to, meter, name, path, field.renamed(to.model, options))
 
 
 async def _model(request: Request) -> tuple[str, ModelField]:

@@ -1,6 +1,6 @@
-"""The one field of a body that is not handed on as it came: `model`.
+"""The one field of a body that is not handed on as it came: `model`. Beside it `stream_options`, if need be.
 
-Only its own letters are replaced; numbers, escapes and spaces around it stay as they were written. Other
+Only their own letters are replaced; numbers, escapes and spaces around it stay as they were written. Other
 fields are followed to their ends: what is in them is the server's to understand or to refuse.
 
 Nothing is made of a body. To parse 16 MiB takes seconds, in which every stream waits, also when a thread does
@@ -12,8 +12,8 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
 
 _TURN = 0.002
 """Seconds after which others have theirs."""
@@ -23,6 +23,12 @@ _MOST_FIELDS = 1000
 _LONGEST = 2**14
 """Bytes of a number, or of a model's name, as it is written."""
 _ESCAPED = len(r'"\u006d\u006f\u0064\u0065\u006c"')
+_NOTED = {
+    f'"{name}"'.encode(): name
+    for name in ("n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens")
+}
+"""Where these stand is kept. Who writes them with escapes is counted by what was used alone."""
+_LONGEST_NOTED = max(map(len, _NOTED))
 _SPACE = re.compile(rb"[ \t\n\r]*+")
 _LETTERS = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _NUMBER = re.compile(rb"true|false|null|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?")
@@ -42,10 +48,27 @@ class ModelField:
     begin: int = 0
     end: int = 0
     """0: it has no such field."""
+    others: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Where the values of some other fields begin and end."""
 
-    def renamed(self, name: str) -> bytes:
-        """The same object with another name."""
-        return b"".join((self.text[: self.begin], json.dumps(name).encode(), self.text[self.end :]))
+    def other(self, name: str) -> bytes | None:
+        """One of these as it is written. None: it is not there."""
+        begin, end = self.others.get(name, (0, 0))
+        return self.text[begin:end] if end else None
+
+    def renamed(self, name: str, stream_options: bytes | None = None) -> bytes:
+        """The same object with another name, and with options for its stream, if they are said."""
+        model = json.dumps(name).encode()
+        edits = [(self.begin, self.end, model)]
+        if stream_options is not None and "stream_options" in self.others:
+            edits = sorted([*edits, (*self.others["stream_options"], stream_options)])
+        elif stream_options is not None:
+            edits = [(self.begin, self.end, model + b',"stream_options":' + stream_options)]
+        pieces, at = [], 0
+        for begin, end, new in edits:
+            pieces += [self.text[at:begin], new]
+            at = end
+        return b"".join((*pieces, self.text[at:]))
 
 
 async def find_model(body: bytes) -> ModelField:
@@ -63,7 +86,8 @@ async def find_model(body: bytes) -> ModelField:
 
 
 def _object(text: bytes) -> Generator[None, None, ModelField]:
-    found = ModelField(text)
+    others: dict[str, tuple[int, int]] = {}
+    found = ModelField(text, others=others)
     at = _past(text, 0, b"{")
     if text.startswith(b"}", at):
         _check_end(text, at)
@@ -75,7 +99,10 @@ def _object(text: bytes) -> Generator[None, None, ModelField]:
         if _is_model(text, at, name_end):
             if found.end:
                 raise ValueError("The body has `model` twice")
-            found = ModelField(text, _read(text, begin, end), begin, end)
+            found = ModelField(text, _read(text, begin, end), begin, end, others)
+        elif name_end - at <= _LONGEST_NOTED and (noted := _NOTED.get(text[at:name_end])) is not None:
+            # Of two, parsers take the last.
+            others[noted] = (begin, end)
         at = _skip(text, end)
         if not text.startswith(b",", at):
             _check_end(text, at)

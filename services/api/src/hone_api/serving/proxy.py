@@ -13,6 +13,7 @@ import httpx
 from starlette.responses import Response
 
 from hone_api.errors import ApiError
+from hone_api.metering.meter import Meter
 from hone_api.services import Services
 from hone_api.serving.names import Destination
 from hone_api.serving.refusals import cut_short, refused
@@ -26,10 +27,12 @@ _LIMITS = "x-ratelimit-"
 class Relayed(Response):
     """Asks when it is to be sent, since only then it can see the client leave."""
 
-    def __init__(self, ours: Services, to: Destination, asked_for: str, path: str, body: bytes) -> None:
+    def __init__(
+        self, ours: Services, to: Destination, meter: Meter, asked_for: str, path: str, body: bytes
+    ) -> None:
         super().__init__()
         self._ours, self._to, self._path, self._asked = ours, to, path, body
-        self._renaming = Renaming(to.model, asked_for)
+        self._meter, self._renaming = meter, Renaming(to.model, asked_for)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         request_id = scope.get("state", {}).get("request_id")
@@ -46,18 +49,24 @@ class Relayed(Response):
             relay.result()
 
     async def _relay(self, send: Any, request_id: Any) -> None:
+        asking = self._ours.upstreams.ask(self._to.servers, self._path, self._asked, self._meter.sent)
         try:
-            async with self._ours.upstreams.ask(self._to.servers, self._path, self._asked) as answer:
-                if answer.status_code != 200:
-                    await self._refuse(answer, send)
-                elif answer.headers.get("content-type", "").startswith("text/event-stream"):
-                    await self._stream(answer, send, request_id)
-                else:
-                    body = await self._renaming.body(await _whole(answer))
-                    await _send(send, 200, _chosen(answer.headers), body)
+            with self._meter:
+                async with asking as answer:
+                    await self._answer(answer, send, request_id)
         except Unreachable as error:
             self._log("server_unreachable", error.reason, request_id)
             raise
+
+    async def _answer(self, answer: httpx.Response, send: Any, request_id: Any) -> None:
+        if answer.status_code != 200:
+            await self._refuse(answer, send)
+        elif answer.headers.get("content-type", "").startswith("text/event-stream"):
+            await self._stream(answer, send, request_id)
+        else:
+            body = await self._renaming.body(await _whole(answer))
+            self._meter.tally.whole(body)
+            await _send(send, 200, self._chosen(answer.headers), body)
 
     async def _refuse(self, answer: httpx.Response, send: Any) -> None:
         """In OpenAI's shape, whatever the server's is."""
@@ -65,22 +74,30 @@ class Relayed(Response):
         if told.is_ours:
             self._log("server_misconfigured", f"{answer.url}: {told.reason}", None)
             raise ApiError(500, told.message, kind="server_error", code="server_misconfigured")
-        headers = _chosen(answer.headers) | {"content-type": "application/json"}
+        headers = self._chosen(answer.headers) | {"content-type": "application/json"}
         await _send(send, answer.status_code, headers, json.dumps(told.body).encode())
 
     async def _stream(self, answer: httpx.Response, send: Any, request_id: Any) -> None:
-        await send(_start(200, _chosen(answer.headers)))
-        events = EventStream(self._renaming)
+        await send(_start(200, self._chosen(answer.headers)))
+        events, tally = EventStream(self._renaming), self._meter.tally
+        tally.begun = True
         try:
             async for chunk in _chunks(answer):
-                if complete := events.take(chunk):
+                if complete := tally.events(events.take(chunk)):
                     await send({"type": "http.response.body", "body": complete, "more_body": True})
-            last = events.rest()
+            last = tally.events(events.rest())
         except (httpx.TransportError, httpx.DecodingError, ValueError) as error:
             # What there is of the last event would run into the error's, so it is left out.
             self._log("stream_broke", f"{answer.url}: {type(error).__name__}: {error}", request_id)
             last = cut_short(self._path)
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def _chosen(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Of the server's, and this key's own limits."""
+        theirs = {
+            name: value for name, value in headers.items() if name in _HEADERS or name.startswith(_LIMITS)
+        }
+        return theirs | self._meter.headers
 
     def _log(self, event: str, message: str, request_id: Any) -> None:
         self._ours.reporter.tell(event, message, level="error", request_id=request_id)
@@ -105,10 +122,6 @@ async def _whole(answer: httpx.Response) -> bytes:
         return await answer.aread()
     except (httpx.TransportError, httpx.DecodingError) as error:
         raise Unreachable(f"{answer.url}: {type(error).__name__}: {error}") from None
-
-
-def _chosen(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name in _HEADERS or name.startswith(_LIMITS)}
 
 
 def _start(status: int, headers: Mapping[str, str]) -> dict[str, object]:

@@ -1,19 +1,23 @@
 """Connections to the servers of models: kept open, and not more requests on them than a server is to have.
 
 One base or model may have several servers; a request goes to the one that has least to do, and past one that
-takes no connections.
+takes no connections. Where `hold_seconds` says so, it waits for one that is not there.
 """
 
+import asyncio
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Self
 
 import httpx
 
+from hone_api import metrics
 from hone_api.errors import ApiError, busy
+from hone_api.serving.holding import Ended, Line
 from hone_api.settings import Settings, Upstream
 
 _TIMEOUT = httpx.Timeout(None, connect=5.0, write=60.0).as_dict()
@@ -23,6 +27,8 @@ _IDLE_SECONDS = 4.0
 _SHUNNED_SECONDS = 2.0
 """How long a server that took no connection comes after the others."""
 _AGAIN_SECONDS = 2
+_NOT_YET = (502, 503, 504)
+_LOOK_SECONDS = 2.0
 # A machine that is gone says nothing; without probes an answer would be waited for for ever.
 _PROBED = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -48,15 +54,23 @@ class Unreachable(ApiError):
         self.reason = reason
 
 
+class NobodyThere(Unreachable):
+    """No server took so much as the connection."""
+
+
 class _Link:
     """One server: its connections, and how much it has to do.
 
     No AsyncClient: its cookies, redirects and joined URLs took 0.27 of the 1.8 ms that a request cost.
     """
 
+    line: "Line[_Link] | None"
+    """Who waits for it and its like."""
+
     def __init__(self, server: Upstream, most: int, trusted: ssl.SSLContext) -> None:
         self.server, self.most, self.inside, self.shunned_until = server, most, 0, 0.0
-        self._base = httpx.URL(server.url)
+        self.promised, self.line = 0, None
+        self._base, self._trusted = httpx.URL(server.url), trusted
         self._headers = {
             "Host": self._base.netloc.decode(),
             "Content-Type": "application/json",
@@ -72,6 +86,7 @@ class _Link:
         self.transport = httpx.AsyncHTTPTransport(
             verify=trusted, limits=limits, socket_options=_PROBED, trust_env=False
         )
+        metrics.SERVER_REQUESTS.labels(server.url).set_function(lambda: self.inside)
 
     async def post(self, path: str, body: bytes) -> httpx.Response:
         """Raises httpx.TransportError."""
@@ -84,6 +99,25 @@ class _Link:
         response.request = request
         return response
 
+    async def is_there(self) -> bool:
+        """By the list of its models, which every server has when it is ready. None of the requests'
+        connections is taken for it."""
+        request = httpx.Request("GET", self._base.join("/v1/models"), headers=self._headers)
+        try:
+            async with (
+                httpx.AsyncHTTPTransport(verify=self._trusted, trust_env=False) as once,
+                asyncio.timeout(_LOOK_SECONDS),
+            ):
+                answer = await once.handle_async_request(request)
+                await answer.aclose()
+        except (TimeoutError, httpx.TransportError):
+            return False
+        return answer.status_code < 500
+
+    @property
+    def has_room(self) -> bool:
+        return self.inside + self.promised < self.most
+
     @contextmanager
     def place(self) -> Iterator[None]:
         self.inside += 1
@@ -91,52 +125,123 @@ class _Link:
             yield
         finally:
             self.inside -= 1
+            if self.line is not None:
+                self.line.advance()
 
 
 class Upstreams:
     """All servers of the settings. Connections are made within `async with`."""
 
     def __init__(self, settings: Settings) -> None:
-        self._servers, self._most = settings.servers, settings.limits.requests
+        self._servers, self._limits = settings.servers, settings.limits
         self._links: dict[Upstream, _Link] = {}
+        self._lines: dict[tuple[Upstream, ...], Line[_Link]] = {}
+        self._is_ending = False
 
     async def __aenter__(self) -> Self:
         trusted = ssl.create_default_context()
-        self._links = {server: _Link(server, self._most, trusted) for server in self._servers}
+        self._links = {server: _Link(server, self._limits.requests, trusted) for server in self._servers}
+        for server in self._servers:
+            if server.hold_seconds:
+                # So that whoever scales by it finds it before the first request.
+                metrics.HELD.labels(server.url).set(0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        for line in self._lines.values():
+            await line.end()
         for link in self._links.values():
             await link.transport.aclose()
 
+    def stop_holding(self, seconds: float) -> None:
+        """After so many, since the api is to end: whoever waits for a server is told to come again."""
+        asyncio.get_running_loop().call_later(seconds, self._close_lines)
+
+    def _close_lines(self) -> None:
+        self._is_ending = True
+        for line in self._lines.values():
+            line.close()
+
     @asynccontextmanager
-    async def ask(self, servers: Sequence[Upstream], path: str, body: bytes) -> AsyncIterator[httpx.Response]:
+    async def ask(
+        self,
+        servers: Sequence[Upstream],
+        path: str,
+        body: bytes,
+        sent: Callable[[bool], None] = lambda _: None,
+    ) -> AsyncIterator[httpx.Response]:
         """The beginning of an answer; the rest of it comes while it is read. Leaving ends the request.
 
-        Raises ApiError when all of the servers have enough to do, and Unreachable.
+        `sent` is told whether a server has it. Raises ApiError when all of the servers have enough to do,
+        and Unreachable.
         """
+        asked = _Asked(path, body, sent)
+        line = self._line(servers)
         async with AsyncExitStack() as inside:
-            yield await self._first_answer(inside, servers, path, body)
+            if line is None:
+                _, answer = await self._first_answer(inside, servers, asked)
+            else:
+                answer = await self._awaited(inside, line, servers, asked)
+            yield answer
+
+    def _line(self, servers: Sequence[Upstream]) -> Line[_Link] | None:
+        """None: nobody waits for these."""
+        seconds = max(server.hold_seconds for server in servers)
+        if not seconds or self._is_ending:
+            return None
+        group = tuple(servers)
+        if group not in self._lines:
+            links = [self._links[server] for server in group]
+            urls = [server.url for server in group if server.hold_seconds]
+            self._lines[group] = Line(links, urls, self._limits.held, seconds)
+            for link in links:
+                link.line = self._lines[group]
+        return self._lines[group]
+
+    async def _awaited(
+        self, inside: AsyncExitStack, line: Line[_Link], servers: Sequence[Upstream], asked: "_Asked"
+    ) -> httpx.Response:
+        """At once, if a server is there and nobody waits; else in turn."""
+        until, number = asyncio.get_running_loop().time() + line.seconds, None
+        while True:
+            async with AsyncExitStack() as attempt:
+                try:
+                    if number is None and not line:
+                        link, answer = await self._first_answer(attempt, servers, asked)
+                    else:
+                        number = line.number() if number is None else number
+                        link = await line.turn(number, until)
+                        answer = await _turned(attempt, link, asked, line)
+                    if answer.status_code not in _NOT_YET or await link.is_there():
+                        inside.push_async_exit(attempt.pop_all())
+                        return answer
+                    # A proxy before it says so, or what answers on its port while it loads.
+                    line.gone(link)
+                except NobodyThere:
+                    pass
+                except Ended:
+                    raise Unreachable(
+                        f"{', '.join(each.url for each in servers)}: not there in time"
+                    ) from None
+            asked.sent(False)
+            number = line.number() if number is None else number
 
     async def _first_answer(
-        self, inside: AsyncExitStack, servers: Sequence[Upstream], path: str, body: bytes
-    ) -> httpx.Response:
+        self, inside: AsyncExitStack, servers: Sequence[Upstream], asked: "_Asked"
+    ) -> tuple[_Link, httpx.Response]:
         reasons: list[str] = []
         for link in self._by_readiness(servers):
-            if link.inside >= link.most:
+            if not link.has_room:
                 continue
             try:
-                return await _send(inside, link, path, body)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                return link, await _send(inside, link, asked)
+            except NobodyThere as error:
                 # It has seen nothing of the request, so another may have it.
-                link.shunned_until = time.monotonic() + _SHUNNED_SECONDS
-                reasons.append(_told(link.server, error))
+                reasons.append(error.reason)
             except httpx.PoolTimeout:
                 continue
-            except httpx.TransportError as error:
-                raise Unreachable(_told(link.server, error)) from None
         if reasons:
-            raise Unreachable("; ".join(reasons))
+            raise NobodyThere("; ".join(reasons))
         raise busy("The server of this model has as many requests as it is to have at once.", _AGAIN_SECONDS)
 
     def _by_readiness(self, servers: Sequence[Upstream]) -> list[_Link]:
@@ -145,13 +250,41 @@ class Upstreams:
         return sorted(links, key=lambda link: (link.shunned_until > now, link.inside))
 
 
-async def _send(inside: AsyncExitStack, link: _Link, path: str, body: bytes) -> httpx.Response:
-    async with AsyncExitStack() as attempt:
-        attempt.enter_context(link.place())
-        response = await link.post(path, body)
-        attempt.push_async_callback(response.aclose)
-        inside.push_async_exit(attempt.pop_all())
-        return response
+@dataclass(frozen=True)
+class _Asked:
+    """A request."""
+
+    path: str
+    body: bytes
+    sent: Callable[[bool], None]
+
+
+async def _send(inside: AsyncExitStack, link: _Link, asked: _Asked) -> httpx.Response:
+    """Raises NobodyThere, Unreachable and httpx.PoolTimeout."""
+    try:
+        async with AsyncExitStack() as attempt:
+            attempt.enter_context(link.place())
+            asked.sent(True)
+            response = await link.post(asked.path, asked.body)
+            attempt.push_async_callback(response.aclose)
+            inside.push_async_exit(attempt.pop_all())
+            return response
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        link.shunned_until = time.monotonic() + _SHUNNED_SECONDS
+        raise NobodyThere(_told(link.server, error)) from None
+    except httpx.PoolTimeout:
+        raise
+    except httpx.TransportError as error:
+        raise Unreachable(_told(link.server, error)) from None
+
+
+async def _turned(inside: AsyncExitStack, link: _Link, asked: _Asked, line: Line[_Link]) -> httpx.Response:
+    """By one that was there a moment ago."""
+    try:
+        return await _send(inside, link, asked)
+    except NobodyThere:
+        line.gone(link)
+        raise
 
 
 def _told(server: Upstream, error: httpx.TransportError) -> str:

@@ -14,6 +14,7 @@ def upgrade() -> None:
     _files()
     _jobs()
     _keys()
+    _usage()
     _uploads()
     _checkpoints()
     _events()
@@ -49,6 +50,7 @@ def downgrade() -> None:
 
     op.drop_table("checkpoints")
     op.drop_table("uploads")
+    op.drop_table("usage")
     op.drop_table("keys")
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index("jobs_of_project")
@@ -161,12 +163,31 @@ def _keys() -> None:
         sa.Column("scopes", sa.JSON(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("revoked_at", sa.BigInteger(), nullable=True),
+        sa.Column("requests_per_minute", sa.BigInteger(), nullable=True),
+        sa.Column("tokens_per_minute", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(
             ["project_id"],
             ["projects.id"],
         ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("digest"),
+    )
+
+
+def _usage() -> None:
+    op.create_table(
+        "usage",
+        sa.Column("day", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("key_id", sa.String(length=64), nullable=False),
+        sa.Column("model", sa.String(length=512), nullable=False),
+        sa.Column("requests", sa.BigInteger(), nullable=False),
+        sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),
+        sa.Column("completion_tokens", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["key_id"],
+            ["keys.id"],
+        ),
+        sa.PrimaryKeyConstraint("day", "key_id", "model"),
     )
 
 

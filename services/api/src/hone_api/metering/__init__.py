@@ -1,0 +1,1 @@
+"""What keys ask of models: held to their limits, and counted."""
