@@ -178,7 +178,9 @@ async def _stream(writer: asyncio.StreamWriter, path: str, body: dict[str, Any],
             writer.write(_chunk(event[: len(event) // 2]))
             await writer.drain()
             raise _CutError
-        await asyncio.sleep(max(0.0, begin + wish.first + number * wish.pace - loop.time()))
+        # What comes behind the last token is there with the first of it.
+        due = begin + wish.first + min(number, wish.tokens) * wish.pace
+        await asyncio.sleep(max(0.0, due - loop.time()))
         for at in range(0, len(event), wish.split or len(event)):
             writer.write(_chunk(event[at : at + (wish.split or len(event))]))
             await asyncio.sleep(0)

@@ -162,6 +162,9 @@ def test_a_stream_ends_before_an_api_that_is_asked_to_end(tmp_path: Path) -> Non
             assert api.process.wait(timeout=60) == 0
             with pytest.raises(httpx.ConnectError):
                 httpx.get(f"{api.url}/health")
+            # It was written down when the api ended.
+            [used] = json.loads(api.command("usage", "--json", "--project", "default"))
+            assert (used["model"], used["requests"], used["completion_tokens"]) == ("stand-in", 1, 4)
 
 
 def test_every_line_of_the_log_is_an_event(tmp_path: Path) -> None:

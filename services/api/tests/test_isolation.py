@@ -159,8 +159,8 @@ def test_health_tells_only_that_it_lives(api: Api) -> None:
 
 
 def test_metrics_tell_no_key_no_id_and_no_name(api: Api, theirs: Ids, client: httpx.Client) -> None:
-    """Numbers of all projects together, by route, method, status and state: whoever must not see them is kept
-    from the path by a proxy, which is where Prometheus' own access is decided too."""
+    """Numbers of all projects together, by route, method, status and state, and by keys' ids: whoever must
+    not see them is kept from the path by a proxy, which is where Prometheus' own access is decided too."""
     client.get(f"/v1/files/{theirs['file_id']}")
     client.request("GET-SECRET-NAME", "/v1/nowhere/secret-name")
     with client_with(api) as stranger:

@@ -65,8 +65,9 @@ def test_requests_and_tokens_hold_under_many_clients(served: ServingApp) -> None
     assert 0.95 * 2500 <= 50 * told.count(200) <= 1.05 * 2500
 
 
-@pytest.mark.parametrize("answer", [None, 40, 10])
-@pytest.mark.parametrize("kind", ["requests", "tokens"])
+@pytest.mark.parametrize(
+    ("kind", "answer"), [("requests", None), ("tokens", None), ("tokens", 40), ("tokens", 10)]
+)
 def test_they_hold_minute_after_minute(served: ServingApp, kind: str, answer: int | None) -> None:
     """Whether what is asked for is said, and whether it is more or less than what is used."""
     most, used, chosen = (
