@@ -1,4 +1,4 @@
-"""`hone-api`: serve the API, and make keys for it."""
+"""`hone-api`: serve the API, and say who may ask it and whom it tells."""
 
 import argparse
 import json
@@ -60,6 +60,7 @@ def _parser() -> Parser:
     usage.add_argument("--since", type=_day, metavar="DATE", help="from this day on (UTC), as in 2026-01-31")
     usage.add_argument("--json", action="store_true", help="write JSON")
     usage.set_defaults(act=_usage)
+    _add_webhooks(commands.add_parser("webhooks", help="whom to tell of a job's end"))
     return parser
 
 
@@ -95,6 +96,27 @@ def _limits(options: argparse.Namespace) -> "dict[Limit, int | None]":
     from hone_api.keys import LIMITS
 
     return {name: getattr(options, name) for name in LIMITS if name in options}
+
+
+def _add_webhooks(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    create = commands.add_parser("create", help="make a webhook, and print its secret once")
+    create.add_argument("--project", default="default", help="of whose jobs it tells")
+    create.add_argument("--url", required=True, help="where to: https://…")
+    create.add_argument(
+        "--event",
+        action="append",
+        default=[],
+        dest="events",
+        metavar="NAME",
+        help="such as fine_tuning.job.failed; may be said several times (default: all)",
+    )
+    create.set_defaults(act=_create_webhook)
+    show = commands.add_parser("list", help="which there are, and how far they are behind")
+    show.set_defaults(act=_list_webhooks)
+    delete = commands.add_parser("delete", help="tell it nothing more, not even what waits")
+    delete.add_argument("id", help="as `list` shows it")
+    delete.set_defaults(act=_delete_webhook)
 
 
 def _port() -> int:
@@ -168,6 +190,35 @@ def _print_table(rows: list[list[str]]) -> None:
             for at, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
+
+
+def _create_webhook(options: argparse.Namespace, settings: "Settings") -> None:
+    from hone_api.webhooks.endpoints import create_webhook
+
+    with _database(settings).writing() as session:
+        made = create_webhook(session, options.project, options.url, options.events, settings.webhooks)
+        print(made.secret)
+
+
+def _list_webhooks(_: argparse.Namespace, settings: "Settings") -> None:
+    from hone_api.webhooks.endpoints import list_webhooks
+
+    with _database(settings).reading() as session:
+        for each in list_webhooks(session):
+            state = "disabled" if each.webhook.disabled_at else "active"
+            events = ",".join(name.rpartition(".")[2] for name in each.webhook.events)
+            last = f"; last: {each.outcome}" if each.outcome else ""
+            print(
+                f"{each.webhook.id}  {state:8} {each.project:20} {events}  {each.url}  "
+                f"{each.pending} pending{last}"
+            )
+
+
+def _delete_webhook(options: argparse.Namespace, settings: "Settings") -> None:
+    from hone_api.webhooks.endpoints import delete_webhook
+
+    with _database(settings).writing() as session:
+        delete_webhook(session, options.id)
 
 
 def _database(settings: "Settings") -> "Database":

@@ -20,3 +20,12 @@ PROMPT_TOKENS = Counter("hone_api_prompt_tokens_total", "Tokens of their prompts
 COMPLETION_TOKENS = Counter("hone_api_completion_tokens_total", "Tokens of their answers", _USED_BY)
 SERVER_REQUESTS = Gauge("hone_api_server_requests", "Requests that are with a server", ["server"])
 HELD = Gauge("hone_api_held_requests", "Requests that wait for a server that is not there", ["server"])
+WEBHOOK_ATTEMPTS = Counter(
+    "hone_api_webhook_attempts_total",
+    "Attempts to deliver; delivered, failed (tried again), given_up, gone (the webhook is disabled)",
+    ["result"],
+)
+WEBHOOKS_PENDING = Gauge("hone_api_webhooks_pending", "Deliveries that have not arrived and are not given up")
+WEBHOOK_OLDEST_SECONDS = Gauge(
+    "hone_api_webhook_oldest_seconds", "Age of the oldest of those; 0: there is none"
+)

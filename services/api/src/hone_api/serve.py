@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -23,6 +23,7 @@ from hone_api.launcher.local import LocalLauncher
 from hone_api.services import Services
 from hone_api.serving.upstreams import Upstreams
 from hone_api.settings import Settings
+from hone_api.webhooks.loop import delivering
 from hone_contract.errors import BadConfiguration, RetryableFailure
 from hone_contract.events import Reporter
 
@@ -48,14 +49,17 @@ def serve(settings: Settings, host: str, port: int) -> None:
         )
         server: _Server
 
-        def failed() -> None:
-            reporter.tell(
-                "reconcile_ended", "the reconcile loop has ended by a mistake of ours", level="error"
-            )
+        def failed(loop: str) -> None:
+            reporter.tell(f"{loop}_ended", f"the {loop} loop has ended by a mistake of ours", level="error")
             server.should_exit = True
 
-        def background(_: Services) -> AbstractContextManager[None]:
-            return reconciling(reconciler, failed)
+        @contextmanager
+        def background(_: Services) -> Iterator[None]:
+            with (
+                reconciling(reconciler, lambda: failed("reconcile")),
+                delivering(services, lambda: failed("webhooks")),
+            ):
+                yield
 
         app = make_app(services, background)
         server = _Server(_uvicorn(app))

@@ -154,6 +154,19 @@ class Local(_Settings):
         return self
 
 
+class Webhooks(_Settings):
+    """Where the news of a job's end may go."""
+
+    allow_http: bool = False
+    """Without TLS whoever is on the way reads it; it is signed all the same."""
+    allow_private: bool = True
+    """To networks of one's own (10.0.0.0/8 and the like)."""
+    allow_loopback: bool = False
+    """To this machine itself, where other services may take a request for the operator's. For tests."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=20)] = 15
+    """For an attempt, from the name to the answer."""
+
+
 class Settings(_Settings):
     """All of it."""
 
@@ -172,6 +185,7 @@ class Settings(_Settings):
     CPUs for a while, and memory for the base. `auto`: while it trains, unless that is on this machine's CPUs.
     """
     local: Local = Local()
+    webhooks: Webhooks = Webhooks()
     commands: dict[Stage, list[str]] = {}
     """How a stage's program is called, where it is not `hone-trainer` and `hone-merger`."""
 

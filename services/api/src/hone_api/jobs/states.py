@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from hone_api.database.tables import Event, Job
 from hone_api.errors import invalid
 from hone_api.ids import new_id
+from hone_api.webhooks.outbox import announce
 
 VALIDATING, QUEUED, RUNNING, PAUSED = "validating_files", "queued", "running", "paused"
 SUCCEEDED, FAILED, CANCELLED = "succeeded", "failed", "cancelled"
@@ -63,6 +64,7 @@ def move(session: Session, job: Job, status: str, message: str, *, level: str = 
     job.status = status
     if status in FINAL:
         job.finished_at = int(time.time())
+        announce(session, job)
     tell(session, job, message, level=level)
 
 

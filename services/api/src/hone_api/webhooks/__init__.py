@@ -1,0 +1,1 @@
+"""Telling others of a job's end: whom, what, where to it may go, and until when it is tried."""
