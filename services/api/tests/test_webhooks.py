@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from api_process import examples, running_api, upload, wait_for
 from api_receiver import Receiver, receiving, status
 from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import delete, select
@@ -416,3 +418,33 @@ def test_old_deliveries_that_have_ended_are_forgotten(hooks: Hooks) -> None:
     hooks.now += 2 * DAY
     hooks.deliverer().clean()
     assert [row.status for row in hooks.rows()] == ["pending"]
+
+
+@pytest.mark.chain
+def test_the_command_tells_of_a_job_although_it_is_killed(tmp_path: Path, receiver: Receiver) -> None:
+    receiver.got.clear()
+    receiver.answer = status(204)
+    rules = {"allow_http": True, "allow_loopback": True}
+    with running_api(tmp_path, webhooks=rules) as api:
+        secret = api.command("webhooks", "create", "--url", receiver.url, "--event", EVENTS[2])
+        listed = api.command("webhooks", "list")
+        assert secret.startswith("whsec_") and secret not in listed
+        assert "active" in listed and "cancelled  http://127.0.0.1" in listed and "token" not in listed
+        client = api.client()
+        file_id = upload(client, examples("steps=400 pace=0.1"))
+        job = client.fine_tuning.jobs.create(model="stand-in", training_file=file_id)
+        client.fine_tuning.jobs.cancel(job.id)
+        api.kill()
+        api.start()
+        wait_for(lambda: "0 pending; last: HTTP 204" in api.command("webhooks", "list"), "the news", 90)
+        # Twice at most, if it was killed between the answer and the note of it.
+        assert len(set(receiver.ids())) == 1 and len(receiver.got) <= 2
+        _, headers, body = receiver.got[-1]
+        event = client.webhooks.unwrap(body, headers, secret=secret)
+        assert (event.type, event.data.id) == (EVENTS[2], job.id)
+        told = httpx.get(f"{api.url}/metrics").text
+        assert "hone_api_webhooks_pending 0.0" in told
+        api.command("webhooks", "delete", listed.split()[0])
+        assert api.command("webhooks", "list") == ""
+        assert secret not in api.log and "token" not in api.log
+        assert api.end() == 0
