@@ -180,7 +180,7 @@ def _job(project_id: str, name: str) -> Job:
     """Only what a list tells of one is true of it."""
     neutral: dict[type, Any] = {str: "", int: 0, object: {}}
     said: dict[str, Any] = {"id": name, "project_id": project_id, "model": "m", "status": "succeeded"}
-    said |= {"created_at": 1, "training_file": "file-0", "result_files": []}
+    said |= {"created_at": 1, "training_file": "file-0", "result_files": [], "integrations": []}
     said["method"] = {"type": "supervised"}
     said["resolved"] = {"n_epochs": 1, "batch_size": 1, "learning_rate_multiplier": 1.0}
     for column in Job.__table__.columns:

@@ -71,3 +71,10 @@ def test_another_run_of_the_process_has_another_folder(
             assert (os.environ["WANDB_PROJECT"], os.environ["WANDB_DIR"]) == ("mine", str(tmp_path / name))
     assert "TENSORBOARD_LOGGING_DIR" not in os.environ
     assert os.environ["WANDB_PROJECT"] == "mine"
+
+
+def test_a_run_may_have_a_name_of_its_own_for_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_NAME", "mine")
+    for names, told in ((["wandb"], "mine"), (["tensorboard"], "sky-1")):
+        with tracking(names, tmp_path / "sky-1") as arguments:
+            assert arguments["run_name"] == told

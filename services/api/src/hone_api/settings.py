@@ -186,6 +186,9 @@ class Settings(_Settings):
     """
     local: Local = Local()
     webhooks: Webhooks = Webhooks()
+    wandb: bool = False
+    """Whether clients may have a run reported to Weights & Biases, with the WANDB_API_KEY of the
+    api's environment. The package `wandb` must be where the trainer is."""
     commands: dict[Stage, list[str]] = {}
     """How a stage's program is called, where it is not `hone-trainer` and `hone-merger`."""
 

@@ -164,6 +164,8 @@ class Job(Table):
     seed: Mapped[int]
     labels: Mapped[dict[str, Any]]
     """The client's `metadata`, which is a name that SQLAlchemy has."""
+    integrations: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    """As asked for: none, or one of type wandb."""
 
     status: Mapped[str] = mapped_column(_ID)
     stage: Mapped[str] = mapped_column(_ID)

@@ -80,8 +80,11 @@ def _check(session: Session, settings: Settings, caller: Caller, request: Create
         )
     if request.method is not None and request.method.type != "supervised":
         raise invalid(f"method {request.method.type} is not supported; use supervised", "method.type")
-    if request.integrations:
-        raise invalid("integrations are not supported", "integrations")
+    if request.integrations and not settings.wandb:
+        raise invalid(
+            "integrations are not supported here; the operator allows them by the setting `wandb`",
+            "integrations",
+        )
     read_extras(request.metadata)
     _check_file(session, caller, request.training_file, "training_file")
     if request.validation_file is not None:
@@ -124,6 +127,7 @@ def _job(caller: Caller, request: CreateJob, resent: Resent) -> Job:
         suffix=request.suffix,
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
         labels=request.metadata or {},
+        integrations=[each.model_dump(exclude_none=True) for each in request.integrations or []],
         status=VALIDATING,
         stage="train",
         attempt=0,

@@ -10,6 +10,7 @@ from hone_api.database.tables import Job
 from hone_api.files.adding import kept
 from hone_api.jobs import states
 from hone_api.jobs.extras import read_extras
+from hone_api.jobs.integrations import tracker_environment
 from hone_api.jobs.pace import paced
 from hone_api.jobs.progress import Progress, Run
 from hone_api.jobs.queue import workspace_of
@@ -93,7 +94,8 @@ class Running:
     def _command(self, job: Job) -> Command:
         settings = self.services.settings
         if job.stage == TRAIN:
-            return train_command(settings, workspace_of(self.services, job), self._gpu(job))
+            workspace = workspace_of(self.services, job)
+            return train_command(settings, workspace, self._gpu(job), tracker_environment(job))
         assert job.run_id is not None and job.stage == MERGE
         with self.services.database.reading() as session:
             return merge_command(settings, job.run_id, published_as(session, job))

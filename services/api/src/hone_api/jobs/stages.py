@@ -39,12 +39,19 @@ def import_name(job: Job, checkpoint: Checkpoint) -> str:
     return f"{job.id}/step-{checkpoint.step}-{checkpoint.attempt}-import"
 
 
-def train_command(settings: Settings, workspace: Workspace, gpu: str | None) -> Command:
-    """`gpu` is what CUDA_VISIBLE_DEVICES is to be. None: there are no GPUs to choose from."""
+def train_command(
+    settings: Settings, workspace: Workspace, gpu: str | None, trackers: dict[str, str]
+) -> Command:
+    """`gpu` is what CUDA_VISIBLE_DEVICES is to be. None: there are no GPUs to choose from.
+
+    `trackers` is the environment of those to whom the run reports.
+    """
     begins = settings.command("train")
     chosen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}
     return _on_store(
-        settings, [*begins, str(workspace.spec), "--run-id-file", str(workspace.run_id_file)], chosen
+        settings,
+        [*begins, str(workspace.spec), "--run-id-file", str(workspace.run_id_file)],
+        chosen | trackers,
     )
 
 

@@ -76,6 +76,7 @@ def _spec(job: Job, tunable: Tunable, has_eval: bool) -> dict[str, Any]:
             "batch_size": chosen["batch_size"],
             "learning_rate": tunable.learning_rate * chosen["learning_rate_multiplier"],
             "seed": job.seed,
+            "report_to": [each["type"] for each in job.integrations],
         },
         "checkpoints": {"keep": 3},
     }

@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from hone_api.database import tables
 from hone_api.jobs.pace import estimated_finish
+from hone_api.wire.integrations import Integration
 
 MOST_LABELS = 16
 """Pairs of a job's metadata."""
@@ -66,7 +67,7 @@ class CreateJob(_Asked):
     """Where they were before there were methods; SDKs still send them here."""
     suffix: _Suffix | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    integrations: list[dict[str, Any]] | None = None
+    integrations: Annotated[list[Integration], Field(max_length=1)] | None = None
     metadata: Annotated[dict[_Key, _Value], Field(max_length=MOST_LABELS)] | None = None
 
 
@@ -142,6 +143,7 @@ def job_object(row: tables.Job, organization: str) -> JobObject:
         trained_tokens=row.trained_tokens,
         error=JobError.model_validate(row.error) if row.error else None,
         result_files=row.result_files,
+        integrations=row.integrations,
         metadata=row.labels or None,
     )
 

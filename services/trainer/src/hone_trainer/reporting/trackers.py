@@ -43,11 +43,16 @@ def tracking(names: Sequence[str], folder: Path) -> Iterator[dict[str, Any]]:
         for variable, value in _settings(name, folder).items():
             os.environ.setdefault(variable, value)
     try:
-        yield {"report_to": list(names) or "none", "run_name": folder.name, "project": _PROJECT}
+        yield {"report_to": list(names) or "none", "run_name": _run_name(names, folder), "project": _PROJECT}
     finally:
         # Another run of this process has another folder.
         for variable in (variable for variable, value in before.items() if value is None):
             del os.environ[variable]
+
+
+def _run_name(names: Sequence[str], folder: Path) -> str:
+    # The integration hands a name to wandb, which then asks its own variable no more.
+    return ("wandb" in names and os.environ.get("WANDB_NAME")) or folder.name
 
 
 def _settings(name: str, folder: Path) -> dict[str, str]:

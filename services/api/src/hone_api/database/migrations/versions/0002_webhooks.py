@@ -1,4 +1,4 @@
-"""Webhooks"""
+"""Webhooks, and integrations of jobs"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -45,8 +45,12 @@ def upgrade() -> None:
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.create_index("deliveries_of_webhook", ["webhook_id", "status", "not_before"], unique=False)
         batch_op.create_index("deliveries_by_status", ["status", "ended_at"], unique=False)
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("integrations", sa.JSON(), server_default="[]", nullable=False))
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_column("integrations")
     op.drop_table("deliveries")
     op.drop_table("webhooks")
