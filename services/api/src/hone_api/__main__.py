@@ -127,9 +127,15 @@ def _port() -> int:
 
 
 def _serve(options: argparse.Namespace, settings: "Settings") -> None:
-    from hone_api.serve import serve
+    from hone_api.serve import local, serve
 
-    serve(settings, options.host, options.port)
+    launching = local
+    if settings.launcher == "kubernetes":
+        # Its client takes half a second to import.
+        from hone_api.on_cluster import on_cluster
+
+        launching = on_cluster
+    serve(settings, options.host, options.port, launching)
 
 
 def _create_key(options: argparse.Namespace, settings: "Settings") -> None:

@@ -5,8 +5,8 @@ import fcntl
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -30,7 +30,18 @@ from hone_contract.events import Reporter
 _DRAIN_SECONDS = 30
 
 
-def serve(settings: Settings, host: str, port: int) -> None:
+Launching = Callable[[Services], AbstractContextManager[Reconciler]]
+"""Makes the loop, with what runs stages."""
+
+
+@contextmanager
+def local(services: Services) -> Iterator[Reconciler]:
+    """Stages as processes of this machine."""
+    settings, found = services.settings, gpus()
+    yield Reconciler(services, LocalLauncher(settings), settings.local.slots or max(1, len(found)), found)
+
+
+def serve(settings: Settings, host: str, port: int, launching: Launching = local) -> None:
     """Answers until SIGTERM; then running answers end, and stages run on for the next process to find.
 
     Raises RetryableFailure when another process has this data.
@@ -43,33 +54,40 @@ def serve(settings: Settings, host: str, port: int) -> None:
         storage = Storage(settings.data)
         services = Services(settings, database, storage, Upstreams(settings), reporter)
         sweep_files(services)
-        found = gpus()
-        reconciler = Reconciler(
-            services, LocalLauncher(settings), settings.local.slots or max(1, len(found)), found
-        )
-        server: _Server
-
-        def failed(loop: str) -> None:
-            reporter.tell(f"{loop}_ended", f"the {loop} loop has ended by a mistake of ours", level="error")
-            server.should_exit = True
-
-        @contextmanager
-        def background(_: Services) -> Iterator[None]:
-            with (
-                reconciling(reconciler, lambda: failed("reconcile")),
-                delivering(services, lambda: failed("webhooks")),
-            ):
-                yield
-
-        app = make_app(services, background)
-        server = _Server(_uvicorn(app))
-        server.upstreams = services.upstreams
-        reporter.tell("serving", f"http://{host}:{port}/v1", database=database.name, slots=reconciler.slots)
-        server.run(sockets=[listening])
-        app.state.usage.write_rest()
+        with launching(services) as reconciler:
+            reporter.tell(
+                "serving", f"http://{host}:{port}/v1", database=database.name, slots=reconciler.slots
+            )
+            asked_to_end = _run(services, reconciler, listening)
         database.close()
-        if not server.asked_to_end:
+        if not asked_to_end:
             raise RetryableFailure("the api has ended by a mistake of ours; its log tells more")
+
+
+def _run(services: Services, reconciler: Reconciler, listening: socket.socket) -> bool:
+    """Until the end; whether we were asked for it."""
+    server: _Server
+
+    def failed(loop: str) -> None:
+        services.reporter.tell(
+            f"{loop}_ended", f"the {loop} loop has ended by a mistake of ours", level="error"
+        )
+        server.should_exit = True
+
+    @contextmanager
+    def background(_: Services) -> Iterator[None]:
+        with (
+            reconciling(reconciler, lambda: failed("reconcile")),
+            delivering(services, lambda: failed("webhooks")),
+        ):
+            yield
+
+    app = make_app(services, background)
+    server = _Server(_uvicorn(app))
+    server.upstreams = services.upstreams
+    server.run(sockets=[listening])
+    app.state.usage.write_rest()
+    return server.asked_to_end
 
 
 class _Server(uvicorn.Server):

@@ -167,6 +167,17 @@ class Webhooks(_Settings):
     """For an attempt, from the name to the answer."""
 
 
+class Kubernetes(_Settings):
+    """The launcher that runs stages as Jobs of a cluster: that of this pod, or of KUBECONFIG."""
+
+    namespace: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")] | None = (
+        None
+    )
+    """None: the pod's own, or that of KUBECONFIG's context."""
+    slots: Annotated[int, Field(ge=1)] = 1
+    """How many runs are with the cluster at once. With a queue such as Kueue, more than it has GPUs for."""
+
+
 class Settings(_Settings):
     """All of it."""
 
@@ -184,13 +195,25 @@ class Settings(_Settings):
     """When a job's checkpoints become adapters: while it trains, or when it has ended. An import takes the
     CPUs for a while, and memory for the base. `auto`: while it trains, unless that is on this machine's CPUs.
     """
+    launcher: Literal["local", "kubernetes"] = "local"
+    """What runs stages."""
     local: Local = Local()
+    """Of which `retries`, `retry_seconds` and `serving: wait` are for either launcher."""
+    kubernetes: Kubernetes = Kubernetes()
     webhooks: Webhooks = Webhooks()
     wandb: bool = False
     """Whether clients may have a run reported to Weights & Biases, with the WANDB_API_KEY of the
     api's environment. The package `wandb` must be where the trainer is."""
     commands: dict[Stage, list[str]] = {}
     """How a stage's program is called, where it is not `hone-trainer` and `hone-merger`."""
+
+    @model_validator(mode="after")
+    def _can_pause_there(self) -> Self:
+        if self.launcher == "kubernetes" and self.local.serving == "pause":
+            raise ValueError(
+                "serving: pause runs commands on this machine; with launcher: kubernetes, say wait"
+            )
+        return self
 
     @property
     def database_url(self) -> str:
@@ -201,8 +224,13 @@ class Settings(_Settings):
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def command(self, stage: Stage) -> list[str]:
-        """What a stage's command begins with: the programs beside our own, or those on the PATH."""
+        """What a stage's command begins with: the programs beside our own, or those on the PATH.
+
+        In a cluster, those on the PATH of a stage's own image.
+        """
         program, *more = self.commands.get(stage) or _PROGRAMS[stage]
+        if self.launcher == "kubernetes":
+            return [program, *more]
         beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         return [shutil.which(program, path=beside) or program, *more]
 

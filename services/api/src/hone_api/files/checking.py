@@ -120,7 +120,8 @@ def _stages(file: File) -> list[str]:
 
 def _command(ours: Services, file: File) -> Command:
     program = ours.settings.command("check")
-    return Command([*program, str(ours.storage.path(file.digest).absolute()), "--json"])
+    path = ours.storage.path(file.digest).absolute()
+    return Command([*program, str(path), "--json"], reads=[path])
 
 
 def _report(output: Path) -> _Report | None:

@@ -67,6 +67,7 @@ class Running:
             return
         name = stage_name(job)
         state = self.launcher.state(name)
+        self._tell_what_it_waits_for(job, state)
         if state.state == "absent":
             self.launcher.begin(name, self._command(job))
             return
@@ -236,6 +237,21 @@ class Running:
                 states.tell(session, current, each.message, kind="metrics", data=each.data)
         job.progress = {**job.progress, **known}
         return not news.more
+
+    def _tell_what_it_waits_for(self, job: Job, state: State) -> None:
+        """Once for each thing, however often what is said of it changes."""
+        about = state.note.partition(":")[0] if state.state != "ended" else ""
+        if about == job.progress.get("waits_for", ""):
+            return
+        with self.services.database.writing() as session:
+            current = same(session, job)
+            if current is None:
+                return
+            current.progress = {**current.progress, "waits_for": about}
+            if about:
+                told = for_clients(state.note, self.services.settings, job)
+                states.tell(session, current, told, level="warn")
+        job.progress = {**job.progress, "waits_for": about}
 
     @property
     def _store(self) -> Store:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hone_api.database.tables import Checkpoint, Job
@@ -48,11 +48,13 @@ def train_command(
     """
     begins = settings.command("train")
     chosen = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}
-    return _on_store(
+    command = _on_store(
         settings,
         [*begins, str(workspace.spec), "--run-id-file", str(workspace.run_id_file)],
         chosen | trackers,
     )
+    # The examples are hard links to files that others may have too: no stage may change them.
+    return replace(command, reads=[workspace.folder], writes=[workspace.run_id_file.parent])
 
 
 def import_command(settings: Settings, checkpoint: Path, base: str, name: str) -> Command:
@@ -73,7 +75,10 @@ def failure_of(state: State, output: Path, stage: str) -> Failure | None:
     written = _end_of(output)
     told = _last_error(written)
     if state.code is None:
-        return Failure("server_error", "The process was lost, with its machine or by force", may_pass=True)
+        why = f": {state.note}" if state.note else ""
+        return Failure(
+            "server_error", f"The process was lost, with its machine or by force{why}", may_pass=True
+        )
     # Merger and importer read nothing that the client sent.
     if state.code == BadInput.exit_code and stage == TRAIN:
         return Failure(
@@ -87,9 +92,10 @@ def failure_of(state: State, output: Path, stage: str) -> Failure | None:
     may_pass = state.code == RetryableFailure.exit_code or state.code >= 128
     if told:
         return Failure("server_error", told, may_pass=may_pass)
+    why = f": {state.note}" if state.note else ""
     return Failure(
         "server_error",
-        f"The {stage} ended with {state.code}",
+        f"The {stage} ended with {state.code}{why}",
         may_pass=may_pass,
         output=written[-_SHOWN:],
     )

@@ -30,11 +30,12 @@ class Workspace:
 
     @property
     def run_id_file(self) -> Path:
-        return self.folder / "run-id"
+        """In a folder of its own, which is all of this one that a stage may write to."""
+        return self.folder / "out" / "run-id"
 
     def take(self, training: Path, validation: Path | None) -> None:
         """The examples, by another name of the same bytes: whoever deletes a file does not stop a job."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.run_id_file.parent.mkdir(parents=True, exist_ok=True)
         for name, source in ((TRAIN, training), (EVAL, validation)):
             if source is not None and not (self.folder / name).exists():
                 os.link(source, self.folder / name)

@@ -17,6 +17,10 @@ class Command:
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     """Beside what every stage has."""
+    reads: Sequence[Path] = ()
+    """Files and folders of the api's data that it reads; a launcher may show it no others."""
+    writes: Sequence[Path] = ()
+    """Folders of the api's data that it writes to."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class State:
     state: Literal["absent", "running", "ended"]
     code: int | None = None
     """Of one that ended. None: it was lost, with its machine or by force, and nobody knows how far it was."""
+    note: str = ""
+    """For people: what it waits for, or why it was lost. What stands before a colon is what is so; the rest
+    may change from one look to the next."""
 
 
 class Launcher(Protocol):

@@ -1,0 +1,100 @@
+"""What is there of one kind of object, kept up to date by a watch.
+
+A watch goes on where it broke off. When the cluster no longer knows that place (410), everything is listed
+anew. So what is here may be a moment old, and is never wrong for long; who must be sure asks the cluster.
+"""
+
+import threading
+from collections.abc import Callable
+
+from hone_api.launcher.cluster import GONE, Cluster, NoAnswer, Object, Refused, Shut
+from hone_contract.events import Reporter
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 30.0
+
+
+class Mirror:
+    """Of the objects that have the labels."""
+
+    def __init__(
+        self, cluster: Cluster, resource: str, labels: str, seen: Callable[[Object], None], reporter: Reporter
+    ) -> None:
+        """`seen` is called for each object that is new or has changed, and for one that is gone."""
+        self._cluster, self._resource, self._labels = cluster, resource, labels
+        self._seen, self._reporter = seen, reporter
+        self._objects: dict[str, Object] = {}
+        self._listed = threading.Event()
+        self._shut = Shut()
+        self._thread = threading.Thread(target=self._follow_on, name=resource.rpartition("/")[2], daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._shut.shut()
+        self._thread.join(5)
+
+    def wait(self, seconds: float) -> bool:
+        """Until it was listed once."""
+        return self._listed.wait(seconds)
+
+    def get(self, name: str) -> Object | None:
+        """Raises NoAnswer before the first list: what is not here may be there."""
+        return self._all().get(name)
+
+    def labelled(self, label: str, value: str) -> list[Object]:
+        """Raises NoAnswer like `get`."""
+        every = list(self._all().values())
+        return [each for each in every if each["metadata"].get("labels", {}).get(label) == value]
+
+    def _all(self) -> dict[str, Object]:
+        if not self._listed.is_set():
+            raise NoAnswer(f"what the cluster has of {self._resource.rpartition('/')[2]} is not known yet")
+        return self._objects
+
+    def _follow_on(self) -> None:
+        version, pause = "", _FIRST_PAUSE
+        while not self._shut.asked.is_set():
+            try:
+                version = version or self._list()
+                for event in self._cluster.watch(
+                    self._resource, version, self._shut.opened, labels=self._labels
+                ):
+                    version = self._take(event)
+                    pause = _FIRST_PAUSE
+            except Refused as error:
+                # A version that is too old, or whatever else: the list is always right.
+                version = ""
+                if error.status == GONE:
+                    continue
+                pause = self._rest(error, pause)
+            except NoAnswer as error:
+                pause = self._rest(error, pause)
+
+    def _rest(self, error: Exception, pause: float) -> float:
+        """The next pause."""
+        if not self._shut.asked.is_set():
+            self._reporter.tell("watch_broken", f"{self._resource}: {error}", level="warning", pause=pause)
+        self._shut.asked.wait(pause)
+        return min(2 * pause, _LONGEST_PAUSE)
+
+    def _list(self) -> str:
+        listed = self._cluster.list(self._resource, labels=self._labels)
+        # In one step: nobody sees half of it.
+        self._objects = {each["metadata"]["name"]: each for each in listed["items"]}
+        self._listed.set()
+        for each in listed["items"]:
+            self._seen(each)
+        return str(listed["metadata"]["resourceVersion"])
+
+    def _take(self, event: Object) -> str:
+        """The version after it."""
+        told = event["object"]
+        name = told["metadata"].get("name")
+        if event["type"] in ("ADDED", "MODIFIED"):
+            self._objects[name] = told
+            self._seen(told)
+        elif event["type"] == "DELETED":
+            self._objects.pop(name, None)
+            self._seen(told)
+        return str(told["metadata"]["resourceVersion"])
