@@ -72,6 +72,7 @@ class Mock(Api):
         with self._lock:
             key = (resource, made["metadata"]["name"])
             kind = "MODIFIED" if key in self.kept else "ADDED"
+            made["metadata"].setdefault("uid", f"uid-{self._version}")
             self.kept[key] = made
             self._note(resource, kind, made)
 
@@ -145,7 +146,12 @@ class Mock(Api):
         self.change(
             EVENTS,
             event
-            | {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": "2026-01-01T00:00:00Z"},
+            | {
+                "type": "Warning",
+                "reason": reason,
+                "message": message,
+                "lastTimestamp": "2026-01-01T00:00:00Z",
+            },
         )
 
     def refuse(self, verb: str, resource: str, status: int, message: str = "", **headers: str) -> None:
@@ -197,7 +203,7 @@ class Mock(Api):
         name = made["metadata"]["name"]
         if (resource, name) in self.kept:
             return _refusal(409, f'{resource} "{name}" already exists')
-        made["metadata"] |= {"namespace": NAMESPACE, "uid": f"uid-{self._version}"}
+        made["metadata"]["namespace"] = NAMESPACE
         self.change(resource, made)
         return aiohttp.web.json_response(made, status=201)
 
@@ -225,7 +231,8 @@ class Mock(Api):
         while broken == self._broken and not self._over:
             with self._lock:
                 news = [each for each in self._journal if each[0] > version and each[1] == resource]
-            for version, _, kind, told in news:
+            for number, _, kind, told in news:
+                version = number
                 await response.write(json.dumps({"type": kind, "object": told}).encode() + b"\n")
             await asyncio.sleep(0.005)
         return response

@@ -1,7 +1,7 @@
 """A node of the mock's cluster, and the controller of its Jobs: pods are processes of this machine.
 
-Only what an api could notice: a Job has one pod, which gets SIGTERM when somebody deletes the Job, and its log
-goes with it. Every process has a group of its own, and none outlives the node.
+Only what an api could notice: a Job has one pod, which gets SIGTERM when somebody deletes the Job, and its
+log goes with it. Every process has a group of its own, and none outlives the node.
 """
 
 import os

@@ -33,6 +33,15 @@ from hone_contract.events import Reporter
 NAME = "ftjob-abc/1-train"
 JOB = "ftjob-abc-1-train"
 QUEUE = "kueue.x-k8s.io/queue-name"
+RIGHTS = {
+    (verb, resource)
+    for each in yaml.safe_load_all((BASE / "rights.yaml").read_text(encoding="utf-8"))
+    if each["kind"] == "Role"
+    for rule in each["rules"]
+    for resource in rule["resources"]
+    for verb in rule["verbs"]
+}
+"""Of the Role in k8s/, by verb and resource."""
 
 
 @dataclass
@@ -97,6 +106,8 @@ def here(tmp_path: Path) -> Iterator[Here]:
         made = Here(mock, url, tmp_path.resolve())
         yield made
         made.close()
+        # Kubernetes would refuse whatever else.
+        assert set(mock.asked) <= RIGHTS
 
 
 # -- beginning ---------------------------------------------------------------------------------------
@@ -300,7 +311,11 @@ def test_a_log_that_is_late_is_waited_for(here: Here) -> None:
     ("code", "status", "expected"),
     [
         (143, disrupted("PreemptionByScheduler"), State("ended", None, "PreemptionByScheduler: for another")),
-        (137, {"reason": "Evicted", "message": "low on memory"}, State("ended", None, "Evicted: low on memory")),
+        (
+            137,
+            {"reason": "Evicted", "message": "low on memory"},
+            State("ended", None, "Evicted: low on memory"),
+        ),
         (65, disrupted("EvictionByEvictionAPI"), State("ended", 65)),
         (137, {"reason": "DeadlineExceeded", "message": "too long"}, State("ended", 124, "too long")),
         (75, {}, State("ended", 75)),
@@ -443,6 +458,19 @@ def test_a_watch_that_is_refused_is_tried_again(here: Here) -> None:
     assert here.launcher.state(NAME).state == "running"
     log = [json.loads(line) for line in (here.data / "log.jsonl").read_text().splitlines()]
     assert {"watch_broken"} == {each["event"] for each in log}
+
+
+def test_every_right_is_needed(here: Here) -> None:
+    here.mock.warn(JOB, "FailedCreate", "pods are forbidden")
+    here.begin()
+    here.note()
+    (here.data / "stages" / NAME / "begun").unlink()
+    here.restart().begin(NAME, here.command())
+    pod = here.begun_pod()
+    here.launcher.stop(NAME)
+    here.mock.end(pod, 75, b"saved\n")
+    here.ends()
+    assert set(here.mock.asked) == RIGHTS
 
 
 def test_a_right_that_is_missing_is_said(here: Here) -> None:

@@ -71,6 +71,8 @@ class KubernetesLauncher:
         self._refusals: dict[str, tuple[float, str]] = {}
         self._warnings: dict[str, tuple[float, str]] = {}
         self._logs_since: dict[str, float] = {}
+        # Job's uids, since the mirror may show them a moment longer.
+        self._forgotten: set[str] = set()
 
     def start(self, seconds: float = _FIRST_LIST_SECONDS) -> None:
         """Waits a while for the cluster's first answer; without one, stages are looked at when it comes."""
@@ -107,7 +109,7 @@ class KubernetesLauncher:
         marks = self._marks(name)
         if (ended := marks.exit) is not None:
             return State("ended", ended.code, ended.note)
-        job = self._jobs.get(job_name(name))
+        job = self._job(name)
         if job is None:
             if not marks.is_begun:
                 return State("absent", note=self._refusals.get(name, (0.0, ""))[1])
@@ -127,7 +129,7 @@ class KubernetesLauncher:
         """
         marks = self._marks(name)
         marks.mark_stopped()
-        job = self._jobs.get(job_name(name))
+        job = self._job(name)
         if job is not None and is_going(job):
             return
         if job is not None:
@@ -143,6 +145,8 @@ class KubernetesLauncher:
         marks = self._marks(name)
         if self.state(name).state == "running":
             raise RuntimeError(f"stage {name} runs; stop it, and forget it when it has ended")
+        if (job := self._job(name)) is not None:
+            self._forgotten.add(job["metadata"]["uid"])
         self._cluster.delete(JOBS, job_name(name), "Background")
         marks.forget()
         for each in (self._refusals, self._warnings, self._logs_since):
@@ -176,6 +180,11 @@ class KubernetesLauncher:
             raise NoAnswer(f"Job {job_name(name)} is being deleted")
         if found["metadata"].get("annotations", {}).get(NAME) != name:
             raise BadConfiguration(f"Job {job_name(name)} is there, and none of ours; delete it")
+
+    def _job(self, name: str) -> Object | None:
+        """As the mirror has it."""
+        job = self._jobs.get(job_name(name))
+        return job if job is not None and job["metadata"]["uid"] not in self._forgotten else None
 
     def _was_just_refused(self, name: str) -> bool:
         return time.monotonic() < self._refusals.get(name, (0.0, ""))[0]
