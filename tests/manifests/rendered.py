@@ -32,6 +32,7 @@ DEMO = "k8s/overlays/cpu-demo"
 SERVING = "k8s/overlays/gpu"
 TRAINING = "k8s/overlays/gpu/training"
 MULTINODE = "k8s/overlays/gpu-multinode"
+API = "k8s/overlays/gpu/api"
 _WITH = " with "
 _BUILT_UPON = [DEMO, SERVING, TRAINING]
 # Elsewhere there is nothing for it to do. What is left out here belongs to all of them.
@@ -158,6 +159,9 @@ def job_of(runtime: Object) -> Object:
 def _pod_of(each: Object) -> Object | None:
     if each["kind"] == "Pod":
         return each
+    if each["kind"] == "PodTemplate":
+        made: Object = each["template"]
+        return made
     spec: Object = job_of(each)["spec"] if each["kind"] == "TrainingRuntime" else each.get("spec", {})
     return spec.get("template")
 

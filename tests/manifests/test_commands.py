@@ -34,6 +34,7 @@ MODULES = {
     "hone-merger": "hone_merger",
     "hone-server": "hone_server",
     "hone-chat": "hone_chat",
+    "hone-api": "hone_api",
 }
 TRAINING = ["k8s/train-job.yaml", "k8s/overlays/gpu/training"]
 PAGES = [page for page in (GUIDE, ROOT / "README.md") if "k8s/" in page.read_text(encoding="utf-8")]
@@ -45,7 +46,7 @@ def test_every_option_is_one_that_the_command_has(source: str) -> None:
         if "command" in container.spec:
             continue
         words = _own(container.spec["args"])
-        subcommand = words[:1] if container.image in ("hone-trainer", "hone-merger") else []
+        subcommand = words[:1] if container.image in ("hone-trainer", "hone-merger", "hone-api") else []
         known = _options(MODULES[container.image], *subcommand)
         used = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert used <= known, container.where

@@ -30,7 +30,7 @@ def test_a_large_model_has_time_to_load_and_a_rollout_waits_for_it(source: str) 
         spec = deployment["spec"]
         (container,) = spec["template"]["spec"]["containers"]
         budget = _seconds(container["startupProbe"])
-        assert budget >= 1800
+        assert budget >= 1800 or container["name"] == "api"
         assert spec["progressDeadlineSeconds"] > budget
 
 
@@ -45,6 +45,10 @@ def test_a_busy_server_leaves_the_service_long_before_it_is_killed(source: str) 
 def test_a_rollout_never_needs_one_more_gpu(source: str) -> None:
     for deployment in of_kind(source, "Deployment"):
         strategy = deployment["spec"]["strategy"]
+        if deployment["metadata"]["name"] == "hone-api":
+            # Two would work on the same data.
+            assert strategy == {"type": "Recreate"} and deployment["spec"]["replicas"] == 1
+            continue
         assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
 
 

@@ -4,13 +4,14 @@ import re
 import tomllib
 
 import pytest
-from rendered import DEMO, ROOT, SOURCES, Container, containers, objects, of_kind, pods
+from rendered import API, DEMO, ROOT, SOURCES, Container, containers, objects, of_kind, pods
 
 SERVICES = {
     "hone-trainer": "trainer",
     "hone-merger": "merger",
     "hone-server": "server",
     "hone-chat": "chat-cli",
+    "hone-api": "api",
 }
 USER = 10001
 GPU = "nvidia.com/gpu"
@@ -62,10 +63,11 @@ def test_every_container_keeps_to_the_restricted_standard(source: str) -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_no_pod_gets_a_token_or_other_services_addresses(source: str) -> None:
+def test_no_pod_but_the_apis_gets_a_token_and_none_other_services_addresses(source: str) -> None:
     for where, _, pod in pods(source):
-        assert pod["automountServiceAccountToken"] is False, where
-        assert "serviceAccountName" not in pod, where
+        asks = "Deployment hone-api" in where
+        assert pod["automountServiceAccountToken"] is asks, where
+        assert ("serviceAccountName" in pod) is asks, where
         # Kubernetes would set HONE_SERVER_PORT and its like.
         assert pod["enableServiceLinks"] is False, where
 
@@ -123,7 +125,7 @@ def test_our_commands_have_the_store_and_room_beside_a_read_only_root(source: st
 @pytest.mark.parametrize("source", SOURCES)
 def test_what_runs_torch_in_many_processes_has_shared_memory(source: str) -> None:
     for container in _commands(source):
-        if container.image == "hone-merger":
+        if container.image in ("hone-merger", "hone-api"):
             continue
         volumes = {volume["name"]: volume for volume in container.pod["volumes"]}
         shared = volumes[container.mounts["/dev/shm"]]
@@ -149,6 +151,7 @@ def test_a_gpu_is_asked_for_and_limited_alike_and_its_taint_tolerated(source: st
         ("k8s/overlays/gpu", {"hone-server"}),
         ("k8s/overlays/gpu/training", {"hone-trainer"}),
         ("k8s/train-job.yaml", {"hone-trainer"}),
+        (API, {"hone-server", "hone-trainer"}),
     ],
 )
 def test_who_gets_a_gpu(source: str, images: set[str]) -> None:
@@ -192,6 +195,7 @@ def test_the_gpu_overlays_store_is_shared_and_of_a_named_class() -> None:
 
 
 def _commands(source: str) -> list[Container]:
-    """Containers that run what their image is for."""
+    """Containers that run what their image is for. A check reads one file, and sees neither store nor torch."""
     ours = [each for each in containers(source) if "command" not in each.spec]
+    ours = [each for each in ours if "hone-stage-check" not in each.where]
     return [each for each in ours if each.image != "hone-chat"]

@@ -7,6 +7,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from rendered import (
+    API,
     COMPONENTS,
     DEMO,
     MULTINODE,
@@ -179,7 +180,7 @@ def test_the_guides_patch_gives_a_server_a_volume_of_its_own() -> None:
 # -- what goes first -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("overlay", [DEMO, SERVING, TRAINING, MULTINODE])
+@pytest.mark.parametrize("overlay", [DEMO, SERVING, TRAINING, MULTINODE, API])
 def test_every_pod_has_a_class_that_is_there(overlay: str) -> None:
     source = upon(overlay, "priority")
     known = {each["metadata"]["name"] for each in of_kind(source, "PriorityClass")}
