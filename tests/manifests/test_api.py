@@ -1,4 +1,4 @@
-"""The api's parts fit: its settings, the templates of its stages, the base that it tunes and who serves it."""
+"""The api's parts fit: its settings, the templates of its stages, its base and who serves that."""
 
 from pathlib import Path
 from typing import get_args

@@ -195,7 +195,7 @@ def test_the_gpu_overlays_store_is_shared_and_of_a_named_class() -> None:
 
 
 def _commands(source: str) -> list[Container]:
-    """Containers that run what their image is for. A check reads one file, and sees neither store nor torch."""
+    """Containers that run what their image is for. A check needs neither store nor torch."""
     ours = [each for each in containers(source) if "command" not in each.spec]
     ours = [each for each in ours if "hone-stage-check" not in each.where]
     return [each for each in ours if each.image != "hone-chat"]

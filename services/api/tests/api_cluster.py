@@ -53,6 +53,7 @@ class Mock(Api):
         self.logs: dict[str, bytes] = {}
         self.asked: list[tuple[str, str]] = []
         """Verb and resource of every request."""
+        self.tokens: set[str] = set()
         self.watched: list[tuple[str, str]] = []
         """Resource and version from which each watch began."""
         self.failing: defaultdict[tuple[str, str], deque[tuple[int, str, dict[str, str]]]] = defaultdict(
@@ -167,6 +168,7 @@ class Mock(Api):
         resource = "/".join(filter(None, (request.resource.plural, request.subresource)))
         verb = _VERBS[request.action.value]
         self.asked.append((verb, resource))
+        self.tokens.add(request._raw_request.headers.get("Authorization", ""))
         if self.failing[verb, resource]:
             status, message, headers = self.failing[verb, resource].popleft()
             return _refusal(status, message, headers)
@@ -254,6 +256,18 @@ def mock_cluster() -> Iterator[tuple[Mock, str]]:
 
 def connected(url: str) -> Cluster:
     return Cluster(Configuration(host=url), NAMESPACE)
+
+
+def write_kubeconfig(file: Path, url: str) -> Path:
+    """By which an api finds it."""
+    told = {
+        "current-context": "mock",
+        "contexts": [{"name": "mock", "context": {"cluster": "mock", "user": "me", "namespace": NAMESPACE}}],
+        "clusters": [{"name": "mock", "cluster": {"server": url}}],
+        "users": [{"name": "me", "user": {"token": "of-the-mock"}}],
+    }
+    file.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **told}), encoding="utf-8")
+    return file
 
 
 def unschedulable(pod: Object) -> Object:

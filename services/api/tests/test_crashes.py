@@ -8,6 +8,8 @@ from pathlib import Path
 
 import openai
 import pytest
+from api_cluster import mock_cluster, write_kubeconfig
+from api_node import node_of
 from api_process import Api, examples, stand_in_api, upload, wait_for
 from openai import OpenAI
 
@@ -71,6 +73,19 @@ def test_every_job_reaches_its_end_once_however_often_the_api_is_killed(
         _drill(api, chance, kills)
     finally:
         api.clean_up()
+
+
+@pytest.mark.full
+def test_the_same_with_stages_in_a_cluster(tmp_path: Path) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    with mock_cluster() as (mock, url), node_of(mock, tmp_path / "node"):
+        api = stand_in_api(tmp_path, launcher="kubernetes", kubernetes={"slots": 2})
+        api.variables["KUBECONFIG"] = str(write_kubeconfig(tmp_path / "kubeconfig", url))
+        try:
+            _drill(api, random.Random(seed), 8)
+        finally:
+            api.clean_up()
 
 
 def _drill(api: Api, chance: random.Random, kills: int) -> None:

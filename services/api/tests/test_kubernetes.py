@@ -1,6 +1,8 @@
 """The launcher of a cluster, against a mock of its API: what it asks, and what it makes of the answers."""
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,13 +23,15 @@ from api_cluster import (
     pulling,
     running,
     unschedulable,
+    write_kubeconfig,
 )
 from api_stages import until
 
-from hone_api.launcher.cluster import NoAnswer, Refused
+from hone_api.launcher.cluster import NoAnswer, Refused, connect
 from hone_api.launcher.kubernetes import KubernetesLauncher
 from hone_api.launcher.manifest import job_name, make_job
 from hone_api.launcher.stages import Command, State
+from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 
 NAME = "ftjob-abc/1-train"
@@ -217,6 +221,27 @@ def test_without_its_template_a_stage_waits_for_it(here: Here) -> None:
     here.mock.change(TEMPLATES, template)
     here.launcher.begin(NAME, here.command())
     assert "has no container named stage" in here.launcher.state(NAME).note
+
+
+def test_the_cluster_is_the_one_of_kubeconfig(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("KUBECONFIG", str(write_kubeconfig(here.data / "kubeconfig", here.url)))
+    code = (
+        "from hone_api.launcher.cluster import *; c = connect(None); print(c.namespace);"
+        "print(len(c.list(JOBS)['items'])); print(connect('other').namespace)"
+    )
+    # In a process of its own, since the client remembers where it was first.
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert told.stdout.split() == ["hone", "0", "other"], told.stderr
+    assert here.mock.tokens == {"Bearer of-the-mock"}
+
+
+def test_without_a_cluster_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    with pytest.raises(BadConfiguration, match="service account, or set KUBECONFIG"):
+        connect(None)
 
 
 def test_a_busy_cluster_is_left_alone_for_as_long_as_it_says(here: Here) -> None:

@@ -62,12 +62,15 @@ class Mirror:
                 ):
                     version = self._take(event)
                     pause = _FIRST_PAUSE
+                # Something in between may end each watch at once.
+                self._shut.asked.wait(_FIRST_PAUSE)
             except Refused as error:
                 # A version that is too old, or whatever else: the list is always right.
                 version = ""
                 if error.status == GONE:
-                    continue
-                pause = self._rest(error, pause)
+                    self._shut.asked.wait(_FIRST_PAUSE)
+                else:
+                    pause = self._rest(error, pause)
             except NoAnswer as error:
                 pause = self._rest(error, pause)
 
