@@ -112,7 +112,7 @@ class Loop:
         self.write_metrics(job_id, steps)
         self.write_checkpoints(job_id, *checkpoints)
         self.write_adapter(run_id)
-        (self.workspace(job_id) / "run-id").write_text(run_id)
+        (self.workspace(job_id) / "out" / "run-id").write_text(run_id)
         return run_id
 
     def write_checkpoints(self, job_id: str, *steps: int) -> None:
