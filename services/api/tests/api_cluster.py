@@ -26,7 +26,7 @@ from hone_api.launcher.cluster import Cluster
 
 Object = dict[str, Any]
 NAMESPACE = "hone"
-JOBS, PODS, EVENTS, TEMPLATES = "jobs", "pods", "events", "podtemplates"
+JOBS, PODS, EVENTS, TEMPLATES, SERVICES = "jobs", "pods", "events", "podtemplates", "services"
 BASE = Path(__file__).parents[3] / "k8s" / "base" / "api"
 _VERBS = {"CREATE": "create", "DELETE": "delete", "FETCH": "get", "LIST": "list", "WATCH": "watch"}
 _GONE = {"code": 410, "reason": "Expired", "message": "too old resource version"}
@@ -292,7 +292,7 @@ def _is_chosen(each: Object, params: Any) -> bool:
     labels, fields = params.get("labelSelector", ""), params.get("fieldSelector", "")
     has = each["metadata"].get("labels", {})
     wanted = [pair.partition("=") for pair in labels.split(",") if pair]
-    if not all(has.get(name) == value for name, _, value in wanted):
+    if not all(has.get(name) == value if equal else name in has for name, equal, value in wanted):
         return False
     about = {"involvedObject.name": each.get("involvedObject", {}).get("name"), "type": each.get("type")}
     return all(about[name] == value for name, _, value in (f.partition("=") for f in fields.split(",") if f))

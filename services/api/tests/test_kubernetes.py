@@ -14,6 +14,7 @@ from api_cluster import (
     BASE,
     JOBS,
     PODS,
+    SERVICES,
     TEMPLATES,
     Mock,
     connected,
@@ -31,6 +32,8 @@ from hone_api.launcher.cluster import NoAnswer, Refused, connect
 from hone_api.launcher.kubernetes import KubernetesLauncher
 from hone_api.launcher.manifest import job_name, make_job
 from hone_api.launcher.stages import Command, State
+from hone_api.serving.found import FoundServers
+from hone_api.settings import Settings, Upstream
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 
@@ -485,7 +488,39 @@ def test_a_watch_that_is_refused_is_tried_again(here: Here) -> None:
     assert {"watch_broken"} == {each["event"] for each in log}
 
 
+def test_servers_are_found_and_go_again(here: Here) -> None:
+    said = Upstream(url="http://said:1", model="x")
+    settings = Settings(servers=[said])
+    reporter = Reporter("api", here.data / "log.jsonl")
+    found = FoundServers(connected(here.url), settings, reporter)
+    here.mock.change(SERVICES, _service("support", {"hone.dev/name": "support bot"}))
+    found.start()
+    try:
+        server = Upstream(url="http://support:8000", model="support bot")
+        until(lambda: settings.every_server == (said, server))
+        here.mock.change(SERVICES, _service("said", {"hone.dev/name": "y"}, port=1))
+        here.mock.change(SERVICES, _service("silent", {}))
+        log = here.data / "log.jsonl"
+        until(lambda: log.exists() and "Service silent does not say" in log.read_text())
+        assert settings.every_server == (said, server)
+        here.mock.remove_it(SERVICES, "support")
+        until(lambda: settings.every_server == (said,))
+    finally:
+        found.close()
+
+
+def _service(name: str, annotations: dict[str, str], port: int = 8000) -> dict[str, object]:
+    labels = {"hone.dev/serves": "model"}
+    metadata = {"name": name, "labels": labels, "annotations": annotations}
+    return {
+        "metadata": metadata,
+        "spec": {"ports": [{"name": "metrics", "port": 9}, {"name": "http", "port": port}]},
+    }
+
+
 def test_every_right_is_needed(here: Here) -> None:
+    found = FoundServers(connected(here.url), Settings(), Reporter("api", here.data / "log.jsonl"))
+    found.start()
     here.mock.warn(JOB, "FailedCreate", "pods are forbidden")
     here.begin()
     here.note()
@@ -495,6 +530,8 @@ def test_every_right_is_needed(here: Here) -> None:
     here.launcher.stop(NAME)
     here.mock.end(pod, 75, b"saved\n")
     here.ends()
+    until(lambda: ("watch", "services") in here.mock.asked)
+    found.close()
     assert set(here.mock.asked) == RIGHTS
 
 

@@ -7,6 +7,7 @@ from hone_api.jobs.reconcile import Reconciler
 from hone_api.launcher.cluster import connect
 from hone_api.launcher.kubernetes import KubernetesLauncher
 from hone_api.services import Services
+from hone_api.serving.found import FoundServers
 
 
 @contextmanager
@@ -15,9 +16,12 @@ def on_cluster(services: Services) -> Iterator[Reconciler]:
     settings = services.settings
     cluster = connect(settings.kubernetes.namespace)
     launcher = KubernetesLauncher(cluster, settings.data, services.reporter, services.wake.set)
+    servers = FoundServers(cluster, settings, services.reporter)
     launcher.start()
+    servers.start()
     try:
         # Which GPU a run gets is the cluster's to say.
         yield Reconciler(services, launcher, settings.kubernetes.slots)
     finally:
+        servers.close()
         launcher.close()

@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     ValidationError,
     field_validator,
@@ -214,6 +215,18 @@ class Settings(_Settings):
                 "serving: pause runs commands on this machine; with launcher: kubernetes, say wait"
             )
         return self
+
+    _found: tuple[Upstream, ...] = PrivateAttr(default=())
+
+    @property
+    def every_server(self) -> tuple[Upstream, ...]:
+        """Those that are said here, and those that are found meanwhile; an address counts once."""
+        said = {server.url for server in self.servers}
+        return (*self.servers, *(server for server in self._found if server.url not in said))
+
+    def find(self, servers: Iterable[Upstream]) -> None:
+        """All that are found now."""
+        self._found = tuple(servers)
 
     @property
     def database_url(self) -> str:

@@ -100,7 +100,7 @@ class Sharing:
 
     def _somebody_serves(self) -> bool:
         """A server that takes a connection holds its GPU, however long it takes to answer, and whatever."""
-        return any(self._is_there(server) for server in self.services.settings.servers)
+        return any(self._is_there(server) for server in self.services.settings.every_server)
 
     def _is_there(self, server: Upstream) -> bool:
         try:

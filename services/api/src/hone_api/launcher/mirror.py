@@ -42,10 +42,13 @@ class Mirror:
         """Raises NoAnswer before the first list: what is not here may be there."""
         return self._all().get(name)
 
+    def every(self) -> list[Object]:
+        """Raises NoAnswer like `get`."""
+        return list(self._all().values())
+
     def labelled(self, label: str, value: str) -> list[Object]:
         """Raises NoAnswer like `get`."""
-        every = list(self._all().values())
-        return [each for each in every if each["metadata"].get("labels", {}).get(label) == value]
+        return [each for each in self.every() if each["metadata"].get("labels", {}).get(label) == value]
 
     def _all(self) -> dict[str, Object]:
         if not self._listed.is_set():
@@ -83,10 +86,11 @@ class Mirror:
 
     def _list(self) -> str:
         listed = self._cluster.list(self._resource, labels=self._labels)
+        before = self._objects
         # In one step: nobody sees half of it.
         self._objects = {each["metadata"]["name"]: each for each in listed["items"]}
         self._listed.set()
-        for each in listed["items"]:
+        for each in (before | self._objects).values():
             self._seen(each)
         return str(listed["metadata"]["resourceVersion"])
 

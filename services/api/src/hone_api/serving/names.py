@@ -75,7 +75,7 @@ class Names:
                 return self._checkpoint(*checkpoint)
             if name in self._settings.models:
                 return self._base(name)
-            servers = tuple(server for server in self._settings.servers if server.model == name)
+            servers = tuple(server for server in self._settings.every_server if server.model == name)
             if servers and _is_free(session, project_id, name):
                 return Destination(servers, name)
         raise unknown_model(name)
@@ -115,10 +115,12 @@ def find_model(session: Session, project_id: str, name: str) -> Model | None:
 def servers_of(settings: Settings, *, base: str, served_as: str, merged: bool) -> tuple[Upstream, ...]:
     """Those that have the merged model, or the base and with it its adapters."""
     if merged:
-        return tuple(server for server in settings.servers if server.model == served_as)
+        return tuple(server for server in settings.every_server if server.model == served_as)
     # Settings may say the name that a run spec has.
     wanted = base_name(base)
-    return tuple(server for server in settings.servers if server.base and base_name(server.base) == wanted)
+    return tuple(
+        server for server in settings.every_server if server.base and base_name(server.base) == wanted
+    )
 
 
 def can_be_a_name(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -59,14 +60,14 @@ class Listings:
 
     @cached_property
     def _told(self) -> "dict[Upstream, _Listed | str]":
-        return asyncio.run(_ask(self._settings.servers))
+        return asyncio.run(_ask(self._settings.every_server))
 
 
 _Listed = dict[str, str | None]
 """The version of each model, where the server tells it."""
 
 
-async def _ask(servers: list[Upstream]) -> dict[Upstream, _Listed | str]:
+async def _ask(servers: Sequence[Upstream]) -> dict[Upstream, _Listed | str]:
     """What each lists, or why that is not known."""
     async with httpx.AsyncClient(timeout=None, trust_env=False) as client:
         told = await asyncio.gather(*(_listing(client, server) for server in servers))

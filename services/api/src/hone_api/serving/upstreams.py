@@ -130,17 +130,17 @@ class _Link:
 
 
 class Upstreams:
-    """All servers of the settings. Connections are made within `async with`."""
+    """All servers, those too that are found meanwhile. Connections are made within `async with`."""
 
     def __init__(self, settings: Settings) -> None:
         self._servers, self._limits = settings.servers, settings.limits
         self._links: dict[Upstream, _Link] = {}
         self._lines: dict[tuple[Upstream, ...], Line[_Link]] = {}
         self._is_ending = False
+        self._trusted: ssl.SSLContext
 
     async def __aenter__(self) -> Self:
-        trusted = ssl.create_default_context()
-        self._links = {server: _Link(server, self._limits.requests, trusted) for server in self._servers}
+        self._trusted = ssl.create_default_context()
         for server in self._servers:
             if server.hold_seconds:
                 # So that whoever scales by it finds it before the first request.
@@ -191,7 +191,7 @@ class Upstreams:
             return None
         group = tuple(servers)
         if group not in self._lines:
-            links = [self._links[server] for server in group]
+            links = [self._link(server) for server in group]
             urls = [server.url for server in group if server.hold_seconds]
             self._lines[group] = Line(links, urls, self._limits.held, seconds)
             for link in links:
@@ -244,9 +244,14 @@ class Upstreams:
             raise NobodyThere("; ".join(reasons))
         raise busy("The server of this model has as many requests as it is to have at once.", _AGAIN_SECONDS)
 
+    def _link(self, server: Upstream) -> _Link:
+        if server not in self._links:
+            self._links[server] = _Link(server, self._limits.requests, self._trusted)
+        return self._links[server]
+
     def _by_readiness(self, servers: Sequence[Upstream]) -> list[_Link]:
         now = time.monotonic()
-        links = [self._links[server] for server in servers]
+        links = [self._link(server) for server in servers]
         return sorted(links, key=lambda link: (link.shunned_until > now, link.inside))
 
 
