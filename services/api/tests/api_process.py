@@ -149,6 +149,8 @@ def stand_in_api(folder: Path, database: str = "", **more: Any) -> Api:
         "database": database,
         "models": {"stand-in": {"base": "/bases/stand-in-base"}},
         "commands": {
+            # In a cluster, that of a stage's own image.
+            "check": [sys.executable, "-m", "hone_trainer", "check"],
             "train": [*stage, "train"],
             "import": [*stage, "import-adapter"],
             "merge": [*stage, "merge"],

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -27,7 +28,9 @@ from api_cluster import (
     write_kubeconfig,
 )
 from api_stages import until
+from kubernetes.config import incluster_config
 
+from hone_api.launcher import cluster
 from hone_api.launcher.cluster import NoAnswer, Refused, connect
 from hone_api.launcher.kubernetes import KubernetesLauncher
 from hone_api.launcher.manifest import job_name, make_job
@@ -239,6 +242,24 @@ def test_the_cluster_is_the_one_of_kubeconfig(here: Here, monkeypatch: pytest.Mo
     assert here.mock.tokens == {"Bearer of-the-mock"}
 
 
+def test_in_a_pod_the_cluster_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    for constant, name in (("SERVICE_TOKEN_FILENAME", "token"), ("SERVICE_CERT_FILENAME", "ca.crt")):
+        (tmp_path / name).write_text(name)
+        monkeypatch.setattr(incluster_config, constant, str(tmp_path / name))
+    (tmp_path / "namespace").write_text("team\n")
+    monkeypatch.setattr(cluster, "_NAMESPACE", tmp_path / "namespace")
+    # Which reads the certificates.
+    monkeypatch.setattr(cluster, "ApiClient", lambda configuration: configuration)
+    found = connect(None)
+    assert found.namespace == "team"
+    configuration: Any = found._client
+    assert configuration.host == "https://10.0.0.1:443"
+    assert configuration.get_api_key_with_prefix("BearerToken") == "bearer token"
+
+
 def test_without_a_cluster_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
@@ -261,8 +282,9 @@ def test_a_busy_cluster_is_left_alone_for_as_long_as_it_says(here: Here) -> None
 
 def test_a_cluster_that_cannot_be_reached_is_no_end_of_a_stage(here: Here) -> None:
     here.begun_pod()
-    cluster = connected("http://127.0.0.1:9")
-    lost = KubernetesLauncher(cluster, here.data, Reporter("api", here.data / "log.jsonl"))
+    lost = KubernetesLauncher(
+        connected("http://127.0.0.1:9"), here.data, Reporter("api", here.data / "log.jsonl")
+    )
     lost.start(0.05)
     with pytest.raises(NoAnswer):
         lost.state(NAME)

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +202,9 @@ class Shut:
                 self._end(self._answer)
 
     def _end(self, answer: RESTResponse) -> None:
-        # Whoever reads it finds its end; to close it would wait for the reader.
-        answer.response.shutdown()
+        # Whoever reads it finds its end; to close it would wait for the reader. RuntimeError: it has ended.
+        with suppress(RuntimeError, ValueError, OSError):
+            answer.response.shutdown()
 
 
 def _query(selected: Mapping[str, str]) -> dict[str, Any]:

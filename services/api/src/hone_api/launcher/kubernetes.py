@@ -149,8 +149,9 @@ class KubernetesLauncher:
             self._forgotten.add(job["metadata"]["uid"])
         self._cluster.delete(JOBS, job_name(name), "Background")
         marks.forget()
-        for each in (self._refusals, self._warnings, self._logs_since):
-            each.pop(name, None)
+        self._refusals.pop(name, None)
+        self._warnings.pop(job_name(name), None)
+        self._logs_since.pop(name, None)
 
     def names(self, job: str) -> list[str]:
         found = (f"{job}/{path.name}" for path in (self._root / job).glob("*") if path.is_dir())
