@@ -105,7 +105,7 @@ class Usage:
 
 def kind_of(settings: Settings, model: str) -> str:
     """A name of the settings, with `ft:` before it for what was tuned from that."""
-    if model in settings.models or any(server.model == model for server in settings.servers):
+    if model in settings.models or any(server.model == model for server in settings.every_server):
         return model
     bases = [name for name in settings.models if model.startswith(f"ft:{name}:")]
     return f"ft:{max(bases, key=len)}" if bases else _OTHER
