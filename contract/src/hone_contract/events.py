@@ -30,6 +30,22 @@ class Event(Shape):
     data: dict[str, JsonValue] = {}
 
 
+class Rewards(Shape):
+    """What preference tuning makes of pairs, means over them (https://arxiv.org/abs/2305.18290).
+
+    The reward of an answer is beta * log(p(answer) / p of the base), in nats.
+    """
+
+    chosen: float
+    """Of the better answers."""
+    rejected: float
+    """Of the worse ones."""
+    margin: float
+    """Of the better answers, less those of the worse ones."""
+    accuracy: float
+    """Share of the pairs whose better answer has the higher reward."""
+
+
 class StepMetrics(Shape):
     """One line of a run's `metrics.jsonl`."""
 
@@ -37,9 +53,14 @@ class StepMetrics(Shape):
     """Optimiser steps done."""
     epoch: float
     loss: float | None = None
-    """Mean cross-entropy (nats a token) over the steps since the last line; None on evaluation lines."""
+    """Mean cross-entropy (nats a token) over the steps since the last line; None on evaluation lines. With
+    preference pairs the mean of -log sigmoid(margin), nats a pair."""
     eval_loss: float | None = None
-    """Mean cross-entropy (nats a token) on the evaluation records; None on training lines."""
+    """The same on the evaluation records; None on training lines."""
+    rewards: Rewards | None = None
+    """Of the step's preference pairs; None on evaluation lines, and where the records are none."""
+    eval_rewards: Rewards | None = None
+    """Of the evaluation pairs; None on training lines, and where the records are none."""
     learning_rate: float | None = None
     grad_norm: float | None = None
     tokens: int = 0

@@ -50,6 +50,13 @@ class LoraSpec(Shape):
     """Layers that are trained whole beside the adapter, and kept with it."""
 
 
+class DpoSpec(Shape):
+    """Direct preference optimisation (https://arxiv.org/abs/2305.18290)."""
+
+    beta: Annotated[float, Field(gt=0, le=2)] = 0.1
+    """How dear it is to move away from the base: a reward is beta * log(p(answer) / p of the base)."""
+
+
 class TrainingSpec(Shape):
     """How to train."""
 
@@ -122,11 +129,15 @@ class RunSpec(Shape):
     method: Method = "lora"
     """How the base is adapted: by LoRA, by LoRA on a base in 4 bits (NF4, https://arxiv.org/abs/2305.14314),
     or in every weight."""
+    objective: Literal["sft", "dpo"] = "sft"
+    """What is learned from the data: the answers of conversations (supervised fine-tuning), or which of two
+    answers is the better one of preference pairs (DPO), beside a base that stays as it is (LoRA, QLoRA)."""
     backend: Literal["transformers", "unsloth"] = "transformers"
     """What loads the model: Transformers and PEFT, or Unsloth's FastLanguageModel (one GPU)."""
     data: DataSpec | None = None
     """The examples; a string or a list of strings is taken as `train`. None: they come from `--data FILE`."""
     lora: LoraSpec = LoraSpec()
+    dpo: DpoSpec = DpoSpec()
     training: TrainingSpec = TrainingSpec()
     checkpoints: CheckpointSpec = CheckpointSpec()
 
@@ -135,10 +146,18 @@ class RunSpec(Shape):
     def _plain_path(cls, value: Any) -> Any:
         return {"train": value} if isinstance(value, str | list) else value
 
+    @field_validator("method", mode="before")
+    @classmethod
+    def _no_objective(cls, value: Any) -> Any:
+        if value in ("dpo", "sft"):
+            raise ValueError(f"{value} says what is learned, not how; write objective: {value}")
+        return value
+
     @model_validator(mode="after")
     def _is_consistent(self) -> "RunSpec":
         if self.method == "full" and self.lora != LoraSpec():
             raise ValueError("method: full trains every weight, so leave lora out")
+        self._check_objective()
         if self.training.sharding == "full":
             self._check_sharding()
         if self.method == "full" and self.backend == "unsloth":
@@ -150,6 +169,19 @@ class RunSpec(Shape):
                     "data.eval_fraction is 0"
                 )
         return self
+
+    def _check_objective(self) -> None:
+        if self.objective == "sft":
+            if self.dpo != DpoSpec():
+                raise ValueError("dpo is for preference pairs; write objective: dpo as well, or leave it out")
+            return
+        for wrong, why in (
+            (self.method == "full", "method: full overwrites the base to compare with; use lora or qlora"),
+            (self.backend == "unsloth", "backend: unsloth is for objective: sft"),
+            (self.training.neftune_noise_alpha is not None, "leave training.neftune_noise_alpha out"),
+        ):
+            if wrong:
+                raise ValueError(f"objective: dpo: {why}")
 
     def _check_sharding(self) -> None:
         for wrong, why in (

@@ -102,7 +102,7 @@ def test_a_terminal_gets_colour() -> None:
 
 def test_control_characters_of_the_data_are_shown_and_not_obeyed(tokenizer: PreTrainedTokenizerFast) -> None:
     messages = conversation(("user", f"{NASTY} ?"), ("assistant", f"{NASTY}\tgreen"))
-    shown = [show(tokenizer, Record(messages, "data.jsonl:7"))]
+    shown = show(tokenizer, Record(messages, "data.jsonl:7"))
     for out in (as_text(shown, colour=False), as_page(shown, "Records")):
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", out)
         assert "␛[31m" in out and "\tgreen" in out

@@ -13,7 +13,7 @@ from hone_contract.store import Store
 from hone_trainer.plan import Plan, make_plan
 from hone_trainer.training.assembling import assemble
 from hone_trainer.training.checkpoints import Checkpoints
-from hone_trainer.training.sft import Sft
+from hone_trainer.training.loop import Loop
 from hone_trainer.training.stopping import Stopping
 from hone_trainer.training.tokens import tokenise
 
@@ -37,7 +37,7 @@ def planned(folder: Path, base: Path, spec: str, lines: list[str]) -> tuple[Plan
     return make_plan(folder / "run.yaml", None, store), store
 
 
-def trainer_of(plan: Plan, store: Store) -> Sft:
+def trainer_of(plan: Plan, store: Store) -> Loop:
     reporter = Reporter("trainer")
     checkpoints = Checkpoints(store, plan.run_id, 1, plan.lineage, reporter)
     data = tokenise(plan, store, reporter)

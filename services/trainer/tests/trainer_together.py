@@ -20,7 +20,7 @@ from trainer_tiny import line, write_lines
 from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.events import RunStatus, StepMetrics
 from hone_contract.store import Store
-from hone_trainer.training.sft import Sft
+from hone_trainer.training.loop import Loop
 
 # Each would otherwise take seconds to import what the command needs.
 _server = get_context("forkserver")
@@ -173,14 +173,14 @@ def apart(one: Run, other: Run) -> float:
 
 def second_runs_out_of_memory(rank: int) -> None:
     """In its third step; no limit of a system holds for one process at one moment."""
-    original = Sft.training_step
+    original = Loop.training_step
 
     def training_step(self: Any, *arguments: Any, **options: Any) -> Any:
         if rank == 1 and self.state.global_step == 2:
             raise MemoryError
         return original(self, *arguments, **options)
 
-    Sft.training_step = training_step  # type: ignore[method-assign]
+    Loop.training_step = training_step  # type: ignore[method-assign]
 
 
 def _places(processes: int) -> list[dict[str, int]]:

@@ -216,7 +216,7 @@ def _preview(options: argparse.Namespace, store: Store) -> None:
     if options.html is None:
         print(as_text(shown, colour=sys.stdout.isatty()), end="")
     else:
-        write_atomically(options.html, as_page(shown, f"{plan.spec.title}: {len(shown)} records"))
+        write_atomically(options.html, as_page(shown, f"{plan.spec.title}: {len(shown)} conversations"))
         print(options.html)
 
 

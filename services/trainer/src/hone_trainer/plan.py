@@ -1,5 +1,6 @@
 """What a run is going to be, settled and validated before torch is imported."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -8,7 +9,7 @@ from typing import Any
 
 from hone_contract.artifact import Artifact
 from hone_contract.data_spec import DataSpec
-from hone_contract.errors import BadConfiguration
+from hone_contract.errors import BadConfiguration, BadInput
 from hone_contract.events import Reporter
 from hone_contract.manifest import Kind, Source, digest_of
 from hone_contract.run_spec import RunSpec
@@ -82,6 +83,7 @@ def make_plan(
     Raises BadConfiguration or BadInput for the first thing that is wrong.
     """
     spec, dataset, tokeniser = _prepare(spec_file, data_file, store, download=True, reporter=reporter)
+    _check_objective(spec, dataset)
     base, template = tokeniser().base, tokeniser().template
     identity = {
         "version": _VERSION,
@@ -124,6 +126,23 @@ def _prepare(
         longest=spec.training.max_length,
     )
     return spec, prepare(data, folder, store, counting, reporter), tokeniser
+
+
+def _check_objective(spec: RunSpec, dataset: Artifact) -> None:
+    """Raises BadInput when the data is not what the objective learns from."""
+    report = json.loads((dataset.path / "report.json").read_text(encoding="utf-8"))
+    pairs = any("preference" in source["forms"] for source in report["sources"])
+    if pairs == (spec.objective == "dpo"):
+        return
+    first = next(source["name"] for source in report["sources"] if source["role"] == "train")
+    if pairs:
+        raise BadInput(
+            f"{first}: holds preference pairs, from which objective: sft learns nothing; write objective: dpo"
+        )
+    raise BadInput(
+        f"{first}: holds answers, and objective: dpo learns from preference pairs; give it "
+        "records of input, preferred_output and non_preferred_output, or leave objective out"
+    )
 
 
 def _data(spec: RunSpec, spec_file: Path, data_file: Path | None) -> tuple[DataSpec, Path]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,19 @@ class Record:
     @property
     def is_preference(self) -> bool:
         return self.chosen is not None
+
+    @property
+    def conversations(self) -> list["Record"]:
+        """As a model is shown it: of a preference pair each answer, the better one first, and no other turn
+        is learned."""
+        if self.chosen is None or self.rejected is None:
+            return [self]
+        # What the assistant said before is part of the question.
+        asked = [{**each, "weight": 0} if each["role"] == "assistant" else each for each in self.messages]
+        return [
+            replace(self, messages=asked + answer, chosen=None, rejected=None)
+            for answer in (self.chosen, self.rejected)
+        ]
 
     def to_json(self) -> str:
         """One line of a sealed dataset; what is None is left out."""

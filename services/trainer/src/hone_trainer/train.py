@@ -16,15 +16,15 @@ from hone_trainer.models import free_memory, quiet
 from hone_trainer.plan import Plan
 from hone_trainer.reporting.diary import Diary, begin_diary, failure_told, peak_memory_mb
 from hone_trainer.reporting.exporter import Exporter, exporting
-from hone_trainer.reporting.run_files import EVENTS, METRICS, REPORT
+from hone_trainer.reporting.run_files import EVENTS, METRICS, REPORT, read_metrics
 from hone_trainer.reporting.run_report import RunReport, Sample, write_report
 from hone_trainer.reporting.trackers import tracking
 from hone_trainer.training.assembling import assemble, computes_in, is_sharded
 from hone_trainer.training.checkpoints import Checkpoints
 from hone_trainer.training.failures import explained
 from hone_trainer.training.finishing import finish
+from hone_trainer.training.loop import Loop
 from hone_trainer.training.ranks import after_the_first, agreed, first_does, leave, losing_none, rank, world
-from hone_trainer.training.sft import Sft
 from hone_trainer.training.stopping import Stopping, stopping
 from hone_trainer.training.tokens import Tokenised, tokenise
 
@@ -156,7 +156,7 @@ class _Run:
         self.checkpoints.tell_skipped()
         return newest
 
-    def _tell_start(self, data: Tokenised, trainer: Sft) -> None:
+    def _tell_start(self, data: Tokenised, trainer: Loop) -> None:
         training, records = self.plan.spec.training, len(data.train)
         if training.sharding == "full" and world() == 1:
             told = "training.sharding: there is one process, so the model stays whole"
@@ -165,7 +165,7 @@ class _Run:
         length = (
             f"{training.epochs:g} epochs" if training.max_steps is None else f"{training.max_steps} steps"
         )
-        tokens = len(data.train.ids)
+        tokens = data.train.tokens
         self.reporter.tell(
             "training_started",
             f"run {self.plan.run_id}: {records} records, {tokens} tokens an epoch, {length}, "
@@ -185,7 +185,19 @@ class _Run:
             "tokens_per_second": diary.tokens_per_second,
             "peak_memory_mb": peak_memory_mb(),
             **{name: loss for name, loss in losses.items() if loss is not None},
+            **self._of_pairs(),
         }
+
+    def _of_pairs(self) -> dict[str, float]:
+        """What is said of preference pairs that were set aside, of what is sealed."""
+        rewards = self.diary.eval_rewards
+        if self.plan.spec.wants_best:
+            told = read_metrics(self.folder / METRICS)
+            best = [line.eval_rewards for line in told if line.step == self.state.best_global_step]
+            rewards = next((each for each in best if each is not None), None)
+        if rewards is None:
+            return {}
+        return {"eval_reward_margin": rewards.margin, "eval_reward_accuracy": rewards.accuracy}
 
     def _eval_loss(self) -> float | None:
         """Of what is sealed: the best checkpoint, if that is what the spec wants."""

@@ -51,7 +51,7 @@ def draw_record(found: Found, store: Store, seed: int | None) -> Draw:
         )
     records = load_records(source / "eval.jsonl") or load_records(source / "train.jsonl")
     seed = secrets.randbelow(10**6) if seed is None else seed
-    return Draw(Random(seed).choice(records), seed)
+    return Draw(Random(seed).choice(records).conversations[0], seed)
 
 
 def dataset_of(found: Found, store: Store) -> Path | None:

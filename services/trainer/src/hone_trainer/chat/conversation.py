@@ -51,7 +51,15 @@ def to_sequence(tokenizer: PreTrainedTokenizerBase, record: Record, max_length: 
     Raises BadInput when the record is too long, the template refuses it or leaves something out, or what
     the assistant says cannot be told apart.
     """
-    seen = see(tokenizer, record)
+    return _sequence(record, see(tokenizer, record), max_length)
+
+
+def to_sequences(tokenizer: PreTrainedTokenizerBase, record: Record, max_length: int) -> list[Sequence]:
+    """Likewise; of a preference pair, the question with each of its answers, the better one first."""
+    return [_sequence(record, seen, max_length) for seen in see_all(tokenizer, record)]
+
+
+def _sequence(record: Record, seen: Seen, max_length: int) -> Sequence:
     if len(seen.ids) > max_length:
         raise BadInput(
             f"{record.source}: has {len(seen.ids)} tokens, more than training.max_length {max_length}; "
@@ -65,14 +73,29 @@ def see(tokenizer: PreTrainedTokenizerBase, record: Record) -> Seen:
     """The record's tokens, whatever their number. Raises BadInput as `to_sequence` does."""
     if record.is_preference:
         raise BadInput(
-            f"{record.source}: is a preference pair, which method: lora cannot train yet; "
-            "give it conversations that end with the answer"
+            f"{record.source}: is a preference pair; objective: dpo learns from pairs, and all else wants "
+            "conversations that end with the answer"
         )
     seen = _see_conversation(tokenizer, record) if record.text is None else _see_text(tokenizer, record)
     # Nothing comes before a first token, so nothing can predict it.
     if not any(seen.learned[1:]):
         raise BadInput(
             f"{record.source}: holds nothing to learn; give an answer a weight other than 0, or remove it"
+        )
+    return seen
+
+
+def see_all(tokenizer: PreTrainedTokenizerBase, record: Record) -> list[Seen]:
+    """Each of a record's conversations, those of a preference pair with the same tokens for the question.
+
+    Raises BadInput as `to_sequence` does, and when the question depends on the answer.
+    """
+    seen = [see(tokenizer, each) for each in record.conversations]
+    questions = [each.ids[: each.learned.index(True)] for each in seen]
+    if any(question != questions[0] for question in questions):
+        raise BadInput(
+            f"{record.source}: the base's chat template writes the question differently before its two "
+            "answers, so they cannot be compared; set another model.chat_template"
         )
     return seen
 

@@ -6,7 +6,7 @@ from itertools import groupby
 from transformers import PreTrainedTokenizerBase
 
 from hone_trainer.chat.chat_templates import load_tokenizer
-from hone_trainer.chat.conversation import Seen, see
+from hone_trainer.chat.conversation import Seen, see_all
 from hone_trainer.plan import Plan
 from hone_trainer.record import Record, load_records, spread
 from hone_trainer.reporting.terminal import harmless
@@ -16,7 +16,7 @@ _LEARNED, _PLAIN = "\x1b[1;32m", "\x1b[0m"
 
 @dataclass(frozen=True)
 class Shown:
-    """One record, in the parts that are learned or not."""
+    """One conversation, in the parts that are learned or not."""
 
     source: str
     tokens: int
@@ -31,16 +31,22 @@ class Shown:
 
 
 def preview(plan: Plan, count: int) -> list[Shown]:
-    """At most `count` of the training records, evenly spread. Raises BadInput as training would."""
+    """At most `count` of the training records, evenly spread, and of a preference pair both answers.
+
+    Raises BadInput as training would.
+    """
     tokenizer = load_tokenizer(plan.base.path, plan.chat_template)
     records = load_records(plan.dataset.path / "train.jsonl")
-    return [show(tokenizer, record) for record in spread(records, count)]
+    return [shown for record in spread(records, count) for shown in show(tokenizer, record)]
 
 
-def show(tokenizer: PreTrainedTokenizerBase, record: Record) -> Shown:
-    """One record. Raises BadInput as training would."""
-    seen = see(tokenizer, record)
-    return Shown(record.source, len(seen.ids), sum(seen.learned), _parts(seen))
+def show(tokenizer: PreTrainedTokenizerBase, record: Record) -> list[Shown]:
+    """One record's conversations. Raises BadInput as training would."""
+    titles = ["preferred", "not preferred"] if record.is_preference else [""]
+    return [
+        Shown(f"{record.source} {title}".rstrip(), len(seen.ids), sum(seen.learned), _parts(seen))
+        for title, seen in zip(titles, see_all(tokenizer, record), strict=True)
+    ]
 
 
 def as_text(shown: list[Shown], *, colour: bool) -> str:

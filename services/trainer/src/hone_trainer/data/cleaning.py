@@ -37,13 +37,16 @@ class Candidate(NamedTuple):
 
 
 def clean(draft: Draft, how: CleanSpec) -> None:
-    """Clean the record's texts in place. Raises Rejected for one that is then empty."""
+    """Clean the record's texts in place. Raises Rejected for one that is then empty, and for a preference
+    pair whose answers are then the same."""
     for name in ("messages", "chosen", "rejected"):
         for index, message in enumerate(getattr(draft, name) or []):
             content = message["content"] = _clean(message["content"], how)
             if not content and not (message.get("tool_calls") or message["role"] == "tool"):
                 place = "text" if draft.form == "text" else f"{name}[{index}].content"
                 raise Rejected("empty", f"{place} is empty ({message['role']})")
+    if draft.chosen is not None and draft.chosen == draft.rejected:
+        raise Rejected("same_answers", "both answers are the same, so neither is the better one")
     if draft.form == "text":
         text = draft.messages[0]["content"]
         draft.text, draft.trained = text, [[0, len(text)]]

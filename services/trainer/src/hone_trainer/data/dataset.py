@@ -122,7 +122,7 @@ class _Work:
         lengths = {}
         measured = tokeniser.measure(self.pool.lines(kept), len(kept))
         for number, length in zip(kept, measured, strict=True):
-            problem = self._problem(length.tokens, length.problem, longest)
+            problem = self._problem(length.longest, length.problem, longest)
             if problem is None:
                 lengths[number] = (length.tokens, length.learned)
             else:

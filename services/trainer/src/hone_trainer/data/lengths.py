@@ -1,13 +1,13 @@
 """How long the records are for the base that they are to train, and how much of them is learned."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from hone_contract.errors import BadInput
-from hone_trainer.chat.conversation import see
+from hone_trainer.chat.conversation import see_all
 from hone_trainer.data.tokenising import by_tokenizer
 from hone_trainer.record import Record
 
@@ -17,7 +17,10 @@ class Length:
     """One record's, in tokens, or why the base's template cannot write it."""
 
     tokens: int
+    """Of a preference pair, of both conversations."""
     learned: int
+    longest: int
+    """Tokens of the longer conversation."""
     problem: str | None = None
 
 
@@ -33,18 +36,8 @@ def _measure(tokenizer: PreTrainedTokenizerBase, batch: list[bytes]) -> list[Len
 
 def _length(tokenizer: PreTrainedTokenizerBase, record: Record) -> Length:
     try:
-        seen = [see(tokenizer, each) for each in _sequences(record)]
+        seen = see_all(tokenizer, record)
     except BadInput as error:
-        return Length(0, 0, str(error).removeprefix(f"{record.source}: "))
-    longest = max(seen, key=lambda each: len(each.ids))
-    return Length(len(longest.ids), sum(longest.learned))
-
-
-def _sequences(record: Record) -> list[Record]:
-    """What a model would be shown: of a preference pair, each answer in turn."""
-    if record.chosen is None or record.rejected is None:
-        return [record]
-    return [
-        replace(record, messages=record.messages + answer, chosen=None, rejected=None)
-        for answer in (record.chosen, record.rejected)
-    ]
+        return Length(0, 0, 0, str(error).removeprefix(f"{record.source}: "))
+    tokens = [len(each.ids) for each in seen]
+    return Length(sum(tokens), sum(sum(each.learned) for each in seen), max(tokens))

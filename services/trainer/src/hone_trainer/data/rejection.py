@@ -19,6 +19,7 @@ Reason = Literal[
     "tool_order",
     "no_answer",
     "empty",
+    "same_answers",
     "control_character",
     "lone_surrogate",
     "format",

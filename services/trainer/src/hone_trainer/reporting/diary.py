@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hone_contract.events import Reporter, RunStatus, StepMetrics, append_line, write_status
+from hone_contract.events import Reporter, Rewards, RunStatus, StepMetrics, append_line, write_status
 from hone_trainer.reporting.exporter import Exporter
 from hone_trainer.reporting.run_files import METRICS, STATUS, begin_diary, failure_told, read_metrics
 
@@ -27,7 +27,8 @@ _STATUS_EVERY = 1.0
 class Diary(TrainerCallback):  # type: ignore[misc]
     """Writes metrics.jsonl and status.json, tells of evaluations and checkpoints, draws the bar.
 
-    Every process of a run has one; only that of rank 0 writes and shows anything. Losses are nats a token.
+    Every process of a run has one; only that of rank 0 writes and shows anything. Losses are nats a token,
+    or nats a preference pair.
     """
 
     def __init__(self, folder: Path, reporter: Reporter, exporter: Exporter | None = None) -> None:
@@ -40,6 +41,8 @@ class Diary(TrainerCallback):  # type: ignore[misc]
         """Of the last evaluation."""
         self.eval_loss_before: float | None = None
         """Of the one before training."""
+        self.eval_rewards: Rewards | None = None
+        """Of the last evaluation, of preference pairs."""
         self.tokens = 0
         """Trained on so far, prompts included, padding not; with those of the process that was resumed."""
         self.seconds = {"training": 0.0, "evaluation": 0.0, "saving": 0.0}
@@ -105,7 +108,7 @@ class Diary(TrainerCallback):  # type: ignore[misc]
         loss = (metrics or {}).get("eval_loss")
         if loss is None:
             return
-        self.eval_loss = loss
+        self.eval_loss, self.eval_rewards = loss, _rewards(metrics or {}, "eval_")
         if state.global_step == 0:
             self.eval_loss_before = loss
         if state.is_world_process_zero:
@@ -168,7 +171,8 @@ class Diary(TrainerCallback):  # type: ignore[misc]
         self.tokens = self._first_tokens = max((line.tokens for line in told), default=0)
         for line in told:
             self.loss = self.loss if line.loss is None else line.loss
-            self.eval_loss = self.eval_loss if line.eval_loss is None else line.eval_loss
+            if line.eval_loss is not None:
+                self.eval_loss, self.eval_rewards = line.eval_loss, line.eval_rewards
             if line.step == 0 and line.eval_loss is not None:
                 self.eval_loss_before = line.eval_loss
         if self.exporter is not None:
@@ -189,6 +193,7 @@ class Diary(TrainerCallback):  # type: ignore[misc]
             step=state.global_step,
             epoch=state.epoch or 0.0,
             loss=logs["loss"],
+            rewards=_rewards(logs),
             learning_rate=logs.get("learning_rate"),
             grad_norm=None if norm is None else float(norm),
             tokens=self.tokens,
@@ -224,12 +229,19 @@ class Diary(TrainerCallback):  # type: ignore[misc]
 
     def _tell_evaluation(self, state: TrainerState, loss: float) -> None:
         epoch = state.epoch or 0.0
-        self._write(StepMetrics(step=state.global_step, epoch=epoch, eval_loss=loss, tokens=self.tokens))
+        metrics = StepMetrics(
+            step=state.global_step,
+            epoch=epoch,
+            eval_loss=loss,
+            eval_rewards=self.eval_rewards,
+            tokens=self.tokens,
+        )
+        self._write(metrics)
         when = f"epoch {epoch:.4g}" if state.global_step else "before training"
+        told = f"{when}: evaluation loss {loss:.3f}{_of_pairs(self.eval_rewards)}"
+        data = metrics.model_dump(include={"step", "eval_loss", "eval_rewards"}, exclude_none=True)
         with _beside_the_bar():
-            self.reporter.tell(
-                "evaluated", f"{when}: evaluation loss {loss:.3f}", step=state.global_step, eval_loss=loss
-            )
+            self.reporter.tell("evaluated", told, **data)
 
     def _write(self, metrics: StepMetrics) -> None:
         append_line(self.folder / METRICS, metrics.model_dump_json(exclude_none=True))
@@ -251,7 +263,23 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
+def _rewards(logs: dict[str, float], prefix: str = "") -> Rewards | None:
+    """From the names that TRL gives them; None where the records are no pairs."""
+    names = {"chosen": "chosen", "rejected": "rejected", "margin": "margins", "accuracy": "accuracies"}
+    keys = {name: f"{prefix}rewards/{plural}" for name, plural in names.items()}
+    if keys["margin"] not in logs:
+        return None
+    return Rewards(**{name: logs[key] for name, key in keys.items()})
+
+
+def _of_pairs(rewards: Rewards | None) -> str:
+    if rewards is None:
+        return ""
+    return f", margin {rewards.margin:.3f}, {rewards.accuracy:.0%} of the pairs in order"
+
+
 def _summary(metrics: StepMetrics) -> str:
     rate = "" if metrics.learning_rate is None else f"lr {metrics.learning_rate:.2e}, "
     speed = metrics.tokens_per_second or 0.0
-    return f"epoch {metrics.epoch:.2f}, loss {metrics.loss:.3f}, {rate}{speed:.0f} tokens/s"
+    told = f"epoch {metrics.epoch:.2f}, loss {metrics.loss:.3f}{_of_pairs(metrics.rewards)}"
+    return f"{told}, {rate}{speed:.0f} tokens/s"

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from hone_contract.errors import BadConfiguration
-from hone_contract.events import Reporter, StepMetrics
+from hone_contract.events import Reporter, Rewards, StepMetrics
 from hone_trainer.launch import rank
 
 _LOOPBACK = "127.0.0.1"
@@ -18,8 +18,16 @@ _HELP = {
     "step": "Optimiser steps done.",
     "steps": "Optimiser steps planned.",
     "epoch": "Passes over the training records done.",
-    "loss": "Mean cross-entropy of the last step, nats a token.",
-    "eval_loss": "Mean cross-entropy on the evaluation records, nats a token.",
+    "loss": "Mean loss of the last step: cross-entropy, nats a token, or of preference pairs, nats a pair.",
+    "eval_loss": "The same on the evaluation records.",
+    "reward_chosen": "Mean reward of the better answers of the last step's pairs.",
+    "reward_rejected": "Mean reward of the worse answers of the last step's pairs.",
+    "reward_margin": "Mean difference of the rewards of the last step's pairs.",
+    "reward_accuracy": "Share of the last step's pairs whose better answer has the higher reward.",
+    "eval_reward_chosen": "Mean reward of the better answers of the evaluation pairs.",
+    "eval_reward_rejected": "Mean reward of the worse answers of the evaluation pairs.",
+    "eval_reward_margin": "Mean difference of the rewards of the evaluation pairs.",
+    "eval_reward_accuracy": "Share of the evaluation pairs whose better answer has the higher reward.",
     "learning_rate": "Learning rate of the last step.",
     "gradient_norm": "Norm of the gradients of the last step, before they were clipped.",
     "tokens": "Tokens trained on, prompts included, padding not.",
@@ -55,6 +63,8 @@ class Exporter(Collector):
             tokens=metrics.tokens,
             tokens_per_second=metrics.tokens_per_second,
             memory_bytes=None if memory is None else memory * 1e6,
+            **_named("reward", metrics.rewards),
+            **_named("eval_reward", metrics.eval_rewards),
         )
 
     def began(self) -> None:
@@ -77,6 +87,10 @@ class Exporter(Collector):
                 metric = family(f"hone_training_{name}", meaning, labels=["run_id"])
                 metric.add_metric([self.run_id], values[name])
                 yield metric
+
+
+def _named(name: str, rewards: Rewards | None) -> dict[str, float]:
+    return {} if rewards is None else {f"{name}_{each}": value for each, value in rewards}
 
 
 def metrics_address(port: int | None, host: str | None) -> tuple[str, int] | None:

@@ -1,12 +1,13 @@
-"""Puts a run's trainer together: the model in the form of its method, and Hone's settings of SFTTrainer."""
+"""Puts a run's trainer together: the model in the form of its method, and Hone's settings of TRL's."""
 
+from functools import partial
 from typing import Any
 
 import torch
 from peft import get_peft_model
 from transformers import AutoConfig, EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from transformers.utils import is_flash_attn_2_available
-from trl import SFTConfig
+from trl import DPOConfig, SFTConfig
 
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
@@ -18,17 +19,23 @@ from hone_trainer.plan import Plan
 from hone_trainer.training import attention
 from hone_trainer.training.batches import recomputes, tokens_per_pass
 from hone_trainer.training.checkpoints import Checkpoints
+from hone_trainer.training.dpo import Dpo
+from hone_trainer.training.loop import Layout, Loop
 from hone_trainer.training.lora import lora_config
 from hone_trainer.training.lora_layers import speed_up
 from hone_trainer.training.noise import Noise
 from hone_trainer.training.ranks import world
 from hone_trainer.training.rhythm import Rhythm
-from hone_trainer.training.sft import Layout, Sft
+from hone_trainer.training.sft import Sft
 from hone_trainer.training.stopping import Stopping
 from hone_trainer.training.tokens import Tokenised
 
 # Evaluating and saving are told to Trainer by Rhythm; these only have it allow both.
 _NEVER = 10**9
+# Records that are too long were refused; none is ever cut.
+_ANSWERS: dict[str, Any] = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+# What is dropped is for the spec to say, as with answers.
+_PAIRS: dict[str, Any] = {"max_length": None, "disable_dropout": False}
 
 
 def assemble(
@@ -39,7 +46,7 @@ def assemble(
     diary: TrainerCallback,
     stopping: Stopping,
     trackers: dict[str, Any],
-) -> Sft:
+) -> Loop:
     """The trainer of a run, ready to train.
 
     Raises BadConfiguration for what the base or the device cannot do.
@@ -69,7 +76,7 @@ def assemble(
     # One process has one GPU, however many it sees.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     tokenizer = load_tokenizer(plan.base.path, plan.chat_template)
-    trainer = Sft(
+    trainer = (Dpo if spec.objective == "dpo" else Sft)(
         model, tokenizer, arguments, data, layout, checkpoints, [diary], stored_as, is_sharded(spec)
     )
     trainer.remove_callback(PrinterCallback)
@@ -168,10 +175,11 @@ def _trainable(spec: RunSpec, plan: Plan, model: Any) -> Any:
 
 def _arguments(
     spec: RunSpec, checkpoints: Checkpoints, *, evaluates: bool, has_experts: bool, **trackers: Any
-) -> SFTConfig:
+) -> SFTConfig | DPOConfig:
     training, on_gpu, dtype = spec.training, torch.cuda.is_available(), pick_dtype(spec.training)
     optimizers = {"adamw_8bit": "adamw_8bit", "adamw": "adamw_torch_fused" if on_gpu else "adamw_torch"}
-    return SFTConfig(
+    of_answers, of_pairs = partial(SFTConfig, **_ANSWERS), partial(DPOConfig, **_PAIRS, beta=spec.dpo.beta)
+    return (of_pairs if spec.objective == "dpo" else of_answers)(
         output_dir=str(checkpoints.folder.parent),
         num_train_epochs=training.epochs,
         max_steps=training.max_steps or -1,
@@ -192,9 +200,6 @@ def _arguments(
         dataloader_pin_memory=False,
         # An expert that no token was sent to has no gradient.
         ddp_find_unused_parameters=has_experts,
-        # Records that are too long were refused; none is ever cut.
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
         # Unsloth's own is on from when it loaded the model.
         gradient_checkpointing=recomputes(training, on_gpu) and spec.backend == "transformers",
         logging_steps=1,

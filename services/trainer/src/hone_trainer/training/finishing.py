@@ -41,7 +41,8 @@ def finish(plan: Plan, folder: Path) -> list[Sample]:
 
 
 def _records(plan: Plan) -> list[Record]:
-    return load_records(plan.dataset.path / "eval.jsonl") or load_records(plan.dataset.path / "train.jsonl")
+    found = load_records(plan.dataset.path / "eval.jsonl") or load_records(plan.dataset.path / "train.jsonl")
+    return [record.conversations[0] for record in found]
 
 
 def _samples(pair: Pair, tokenizer: PreTrainedTokenizerBase, asked: list[Question]) -> list[Sample]:

@@ -28,7 +28,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.float32)
         for start in range(0, len(targets), rows):
             part = slice(start, start + rows)
-            total += _add(hidden[part], weight, bias, targets[part], part, gradients)
+            total += _add(hidden[part], weight, bias, targets[part], part, gradients).sum()
         ctx.gradients = gradients
         return total
 
@@ -40,6 +40,33 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return (*scaled, None)
 
 
+class _ChunkedLogprobs(torch.autograd.Function):
+    """Likewise log p of each target by itself, for a head that is not trained.
+
+    Whatever comes back for a row is a factor of that row's gradient, which can wait for it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    ) -> torch.Tensor:
+        rows = max(1, CHUNK_BYTES // (4 * weight.shape[0]))
+        of_hidden = torch.zeros_like(hidden) if ctx.needs_input_grad[0] else None
+        logprobs = hidden.new_zeros(len(targets), dtype=torch.float32)
+        for start in range(0, len(targets), rows):
+            part = slice(start, start + rows)
+            losses = _add(hidden[part], weight, bias, targets[part], part, [of_hidden, None, None])
+            logprobs[part] = -losses[:, 0]
+        ctx.of_hidden = of_hidden
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> Any:
+        of_hidden, ctx.of_hidden = ctx.of_hidden, None
+        scaled = None if of_hidden is None else of_hidden.mul_(-outer[0][:, None].to(of_hidden.dtype))
+        return scaled, None, None, None
+
+
 def _add(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -48,13 +75,13 @@ def _add(
     part: slice,
     gradients: list[torch.Tensor | None],
 ) -> torch.Tensor:
-    """Sum of -log p(target) of a chunk (rows × size); adds its gradients."""
+    """-log p(target) of each row of a chunk (rows × size), as rows × 1; adds its gradients."""
     logits = (hidden @ weight.t() if bias is None else torch.addmm(bias, hidden, weight.t())).float()
     chosen = logits.gather(1, targets[:, None])
     highest = logits.amax(1, keepdim=True)
     probabilities = logits.sub_(highest).exp_()
     sums = probabilities.sum(1, keepdim=True)
-    loss = (sums.log() + highest - chosen).sum()
+    losses = sums.log() + highest - chosen
     of_hidden, of_weight, of_bias = gradients
     if of_hidden is not None or of_weight is not None or of_bias is not None:
         difference = probabilities.div_(sums)
@@ -66,7 +93,7 @@ def _add(
             of_weight.addmm_(difference.t(), hidden)
         if of_bias is not None:
             of_bias.add_(difference.sum(0))
-    return loss
+    return losses
 
 
 def summed_loss(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor) -> torch.Tensor:
@@ -85,3 +112,16 @@ def summed_loss(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tenso
         hidden[places], weight, bias, labels[places + 1]
     )
     return total
+
+
+def token_logprobs(hidden: torch.Tensor, head: torch.nn.Linear, labels: torch.Tensor) -> torch.Tensor:
+    """log p of each token (natural, in float32) whose label is not -100, and 0 for the others.
+
+    Of the same shapes as `summed_loss` takes. The head must not be trained.
+    """
+    assert not head.weight.requires_grad
+    places = torch.nonzero(labels[1:] != -100)[:, 0]
+    found: torch.Tensor = _ChunkedLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden[places], head.weight, head.bias, labels[places + 1]
+    )
+    return found.new_zeros(len(labels)).index_put((places + 1,), found)

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from hone_contract.events import Reporter
 from hone_contract.manifest import digest_of
 from hone_contract.store import Store
-from hone_trainer.chat.conversation import IGNORED, Sequence, to_sequence
+from hone_trainer.chat.conversation import IGNORED, Sequence, to_sequences
 from hone_trainer.data.tokeniser import Tokeniser
 from hone_trainer.data.tokenising import by_tokenizer
 from hone_trainer.plan import Plan
@@ -25,6 +25,7 @@ from hone_trainer.record import Record
 # Part of the file's name: raise it when the same record would become other tokens.
 _VERSION = 1
 _TELL_EVERY = 2048
+_SIDES, _PARTS = ("train", "eval"), ("ids", "learned", "ends")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class TokenisedRecords:
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    @property
+    def tokens(self) -> int:
+        """Of all records."""
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor, torch.Tensor]:
         """The record's number, its token ids and its labels (both int64)."""
@@ -57,11 +63,41 @@ class TokenisedRecords:
 
 
 @dataclass(frozen=True)
-class Tokenised:
-    """Both sides of a dataset."""
+class TokenisedPairs:
+    """Preference pairs: sequence 2i is pair i's question with the better answer, 2i + 1 with the other."""
 
-    train: TokenisedRecords
-    eval: TokenisedRecords
+    sequences: TokenisedRecords
+
+    def __len__(self) -> int:
+        return len(self.sequences) // 2
+
+    @property
+    def tokens(self) -> int:
+        """Of all pairs."""
+        return self.sequences.tokens
+
+    def __getitem__(self, index: int) -> tuple[tuple[int, torch.Tensor, torch.Tensor], ...]:
+        """The pair's two sequences, each with the pair's number, its token ids and its labels."""
+        return tuple((index, *self.sequences[2 * index + side][1:]) for side in (0, 1))
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Tokens of both sequences of each pair."""
+        each = self.sequences.lengths
+        return list(zip(each[::2], each[1::2], strict=True))
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Both sides of a dataset, in preference pairs or not."""
+
+    train: TokenisedRecords | TokenisedPairs
+    eval: TokenisedRecords | TokenisedPairs
+
+    @classmethod
+    def of(cls, sides: list[TokenisedRecords], objective: str) -> "Tokenised":
+        """`sides`: the sequences to learn from, and those set aside."""
+        return cls(*(TokenisedPairs(side) if objective == "dpo" else side for side in sides))
 
 
 def tokenise(plan: Plan, store: Store, reporter: Reporter) -> Tokenised:
@@ -76,27 +112,26 @@ def tokenise(plan: Plan, store: Store, reporter: Reporter) -> Tokenised:
         "tokeniser": tokeniser.identity,
     }
     file = store.tokens(digest_of(identity)[:32] + ".safetensors")
-    if (found := _read(file)) is not None:
-        return found
-    made = Tokenised(*(_tokenise(plan, name, reporter) for name in ("train", "eval")))
-    _write(file, made)
-    return made
+    sides = _read(file)
+    if sides is None:
+        sides = [_tokenise(plan, name, reporter) for name in _SIDES]
+        _write(file, sides)
+    return Tokenised.of(sides, plan.spec.objective)
 
 
-def _read(file: Path) -> Tokenised | None:
+def _read(file: Path) -> list[TokenisedRecords] | None:
     try:
         tensors = load_file(file)
     except (FileNotFoundError, SafetensorError):
         return None
-    sides = [[tensors[f"{side}.{name}"] for name in ("ids", "learned", "ends")] for side in ("train", "eval")]
-    return Tokenised(*(TokenisedRecords(*side) for side in sides))
+    return [TokenisedRecords(*(tensors[f"{side}.{name}"] for name in _PARTS)) for side in _SIDES]
 
 
-def _write(file: Path, made: Tokenised) -> None:
+def _write(file: Path, sides: list[TokenisedRecords]) -> None:
     tensors = {
         f"{side}.{name}": getattr(records, name)
-        for side, records in (("train", made.train), ("eval", made.eval))
-        for name in ("ids", "learned", "ends")
+        for side, records in zip(_SIDES, sides, strict=True)
+        for name in _PARTS
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     for left in file.parent.glob(f".{file.name}.*"):
@@ -123,7 +158,7 @@ def _tokenise(plan: Plan, side: str, reporter: Reporter) -> TokenisedRecords:
         labels = torch.tensor([label for each in batch for label in each.labels])
         learned.append(labels != IGNORED)
         if len(ends) % _TELL_EVERY == 0:
-            reporter.tell("tokenising", f"{side}: {len(ends)} records", records=len(ends))
+            reporter.tell("tokenising", f"{side}: {len(ends)} conversations", conversations=len(ends))
     empty = torch.zeros(0, dtype=torch.int32)
     return TokenisedRecords(
         torch.cat([empty, *ids]),
@@ -141,4 +176,5 @@ def _sequences(path: Path, plan: Plan) -> Iterator[list[Sequence]]:
 
 
 def _batch(tokenizer: PreTrainedTokenizerBase, lines: list[bytes], max_length: int) -> list[Sequence]:
-    return [to_sequence(tokenizer, Record.from_json(line.decode()), max_length) for line in lines]
+    records = [Record.from_json(line.decode()) for line in lines]
+    return [each for record in records for each in to_sequences(tokenizer, record, max_length)]
