@@ -1,6 +1,5 @@
 """Preference pairs: what is counted of them, and that the loss over them is TRL's."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from trainer_step import planned, trainer_of
-from trainer_tiny import chat_tokenizer, conversation
+from trainer_tiny import chat_tokenizer, conversation, preference
 from transformers import PreTrainedTokenizerFast
 from trl import DPOTrainer
 
@@ -23,19 +22,14 @@ from hone_trainer.training.tokens import TokenisedPairs
 DPO = "objective: dpo\ndpo: {beta: 0.3}\nlora: {r: 4}\n"
 
 
-def pair(asked: str, better: str, worse: str) -> str:
-    """A line as OpenAI has it."""
-    said = [[{"role": "assistant", "content": each}] for each in (better, worse)]
-    row = {"input": {"messages": conversation(("user", asked))}}
-    return json.dumps(row | {"preferred_output": said[0], "non_preferred_output": said[1]})
-
-
 PAIRS = [
-    pair("Why?", "The sky is blue.", "No."),
-    pair("What is the colour of the grass?", "It is green.", "The colour of the sky is what it is, is it?"),
-    pair("Who?", "You.", "The user, the assistant, and the system, what is the colour of that?"),
-    pair("What is it?", "The system: the grass is green, the sky is blue.", "It is what it is."),
-    pair("Is the sky green, as the grass is?", "No, blue.", "Green."),
+    preference("Why?", "The sky is blue.", "No."),
+    preference(
+        "What is the colour of the grass?", "It is green.", "The colour of the sky is what it is, is it?"
+    ),
+    preference("Who?", "You.", "The user, the assistant, and the system, what is the colour of that?"),
+    preference("What is it?", "The system: the grass is green, the sky is blue.", "It is what it is."),
+    preference("Is the sky green, as the grass is?", "No, blue.", "Green."),
 ]
 
 
@@ -176,7 +170,7 @@ def test_a_question_that_depends_on_its_answer_is_refused() -> None:
     [
         ("", PAIRS[0], r"data\.jsonl: holds preference pairs, .* write objective: dpo"),
         (DPO, '{"prompt": "a", "completion": "b"}', r"data\.jsonl: holds answers, and objective: dpo"),
-        (DPO, pair("Why?", "It is. ", "It is."), r"data\.jsonl:1: both answers are the same"),
+        (DPO, preference("Why?", "It is. ", "It is."), r"data\.jsonl:1: both answers are the same"),
     ],
 )
 def test_data_that_teaches_nothing_is_refused(

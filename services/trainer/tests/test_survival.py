@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from trainer_blows import blows, planned, probing, stepping, survive
-from trainer_survival import Run, is_same, make_run
+from trainer_survival import RECORDS, Run, is_same, make_run
+from trainer_tiny import preferences
 
 # Dropout and noise, so that the state of every random generator shows in the result.
 SPECS = {
@@ -35,7 +36,14 @@ lora: {r: 128, dropout: 0.1, use_dora: true}
 training: {epochs: 6, learning_rate: 1e-2, optimizer: adamw_8bit, neftune_noise_alpha: 5}
 checkpoints: {save_steps: 2}
 """,
+    "dpo": """\
+objective: dpo
+lora: {r: 4, dropout: 0.1}
+training: {epochs: 6, learning_rate: 1e-2, scheduler: cosine, warmup_steps: 3, early_stopping_patience: 9}
+checkpoints: {save_steps: 2}
+""",
 }
+LINES = {"dpo": preferences(RECORDS)}
 
 Undisturbed = Callable[[str], Run]
 
@@ -46,7 +54,8 @@ def undisturbed(llama_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     @cache
     def run(name: str) -> Run:
-        made = make_run(tmp_path_factory.mktemp("undisturbed") / name, llama_folder, SPECS[name])
+        folder = tmp_path_factory.mktemp("undisturbed") / name
+        made = make_run(folder, llama_folder, SPECS[name], LINES.get(name))
         made.end(real=name == "adamw")
         return made
 
@@ -65,11 +74,11 @@ def best_step(run: Run) -> int:
 
 @pytest.fixture
 def new_run(llama_folder: Path, tmp_path: Path) -> Undisturbed:
-    return lambda name: make_run(tmp_path / name, llama_folder, SPECS[name])
+    return lambda name: make_run(tmp_path / name, llama_folder, SPECS[name], LINES.get(name))
 
 
 @pytest.mark.chain
-@pytest.mark.parametrize("name", ["adamw", "best"])
+@pytest.mark.parametrize("name", ["adamw", "best", "dpo"])
 def test_a_run_that_is_struck_ends_as_one_that_is_not(
     name: str, undisturbed: Undisturbed, new_run: Undisturbed
 ) -> None:
@@ -88,7 +97,7 @@ def test_the_newest_checkpoints_stay_and_the_best(undisturbed: Undisturbed) -> N
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("name", ["adamw", "best", "full", "qlora"])
+@pytest.mark.parametrize("name", ["adamw", "best", "full", "qlora", "dpo"])
 def test_twenty_kills_and_five_stops(name: str, undisturbed: Undisturbed, new_run: Undisturbed) -> None:
     run = new_run(name)
     survive(run, blows(11, 20, 5, last_step(undisturbed(name))), real=name == "adamw")

@@ -99,6 +99,28 @@ def questions(count: int) -> list[str]:
     ]
 
 
+def preference(asked: str, better: str, worse: str) -> str:
+    """One preference pair, as a line of a data file as OpenAI has it."""
+    pair = {
+        "input": {"messages": conversation(("user", asked))},
+        "preferred_output": conversation(("assistant", better)),
+        "non_preferred_output": conversation(("assistant", worse)),
+    }
+    return json.dumps(pair, ensure_ascii=False)
+
+
+def preferences(count: int) -> list[str]:
+    """Pairs that are told apart by their first word, of answers of many lengths."""
+    return [
+        preference(
+            f"What is the colour of thing {number}?",
+            "Blue" + " is the sky" * (number % 4) + ".",
+            "Green" + " is the grass" * (number % 3) + ".",
+        )
+        for number in range(count)
+    ]
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> Path:
     path.write_text("".join(each + "\n" for each in lines), encoding="utf-8")
     return path

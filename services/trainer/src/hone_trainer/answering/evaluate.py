@@ -15,10 +15,11 @@ from hone_trainer.answering.answers import Asked, answer_all, last_question
 from hone_trainer.answering.candidates import ask_each, tokenizer_of
 from hone_trainer.answering.evaluation_data import EvaluationData
 from hone_trainer.answering.lookup import Found
-from hone_trainer.answering.metrics import Likeness, likeness, perplexity
+from hone_trainer.answering.metrics import Likeness, likeness
+from hone_trainer.answering.quality import SHOWN, Numbers, of_answers, of_pairs
 from hone_trainer.answering.sampling import Sampling
-from hone_trainer.answering.scoring import mean_loss, score, token_accuracy
-from hone_trainer.chat.conversation import IGNORED, Sequence, to_sequence
+from hone_trainer.answering.scoring import Scored, score
+from hone_trainer.chat.conversation import IGNORED, Sequence, to_sequences
 from hone_trainer.models import pick_dtype, quiet
 
 
@@ -26,10 +27,8 @@ from hone_trainer.models import pick_dtype, quiet
 class Quality:
     """What one model came to."""
 
-    eval_loss: float
-    """Mean cross-entropy in nats a learned token."""
-    token_accuracy: float
-    """Share of the learned tokens that the model finds likeliest, given the true ones before."""
+    numbers: Numbers
+    """What it makes of the answers in the data."""
     likeness: Likeness | None
     """Of its own greedy answers; None when it was not asked for any."""
 
@@ -63,47 +62,62 @@ def evaluate(
 ) -> Evaluation:
     """Score every record, and let each model answer its last question greedily, if there is to be generation.
 
-    An answer may have `max_tokens`; None is twice the longest that is expected. Raises BadInput for a
-    record longer than in training, and for a loss that is no number.
+    Of preference pairs both answers are scored, and held against what the base makes of them. An answer to a
+    question may have `max_tokens`; None is twice the longest that is expected. Raises BadInput for a record
+    longer than in training, and for a loss that is no number.
     """
     quiet()
     tokenizer = tokenizer_of(found.artifact, found.base)
-    sequences = [to_sequence(tokenizer, record, spec.training.max_length) for record in data.records]
-    questions = [last_question(tokenizer, record) for record in data.records] if generation else []
+    sequences = [
+        each for record in data.records for each in to_sequences(tokenizer, record, spec.training.max_length)
+    ]
+    preferred = [record.conversations[0] for record in data.records]
+    questions = [last_question(tokenizer, record) for record in preferred] if generation else []
     asked = [question for question in questions if question is not None]
     limit = max_tokens or _enough(tokenizer, asked, spec.training.max_length)
 
+    pairs = data.records[0].is_preference
+    scores: dict[str, list[Scored]] = {}
+
     def judge(title: str, model: Any) -> Quality:
-        return _judge(title, model, tokenizer, sequences, asked, Sampling(max_tokens=limit), reporter)
+        scored = scores[title] = _score(title, model, sequences, reporter)
+        # The base is asked first.
+        numbers = of_pairs(scored, scores["base"], spec.dpo.beta) if pairs else of_answers(scored)
+        _check(title, numbers)
+        alike = _alike(title, model, tokenizer, asked, Sampling(max_tokens=limit), reporter)
+        loss = numbers["eval_loss"]
+        reporter.tell("evaluated", f"{title}: evaluation loss {loss:.3f}", model=title, eval_loss=loss)
+        return Quality(numbers, alike)
 
     dtype = pick_dtype(spec.training)
     qualities = ask_each(found, dtype, judge, compare=True, merged=merged)
     return Evaluation(sequences, asked, limit, qualities)
 
 
-def _judge(
+def _score(title: str, model: Any, sequences: list[Sequence], reporter: Reporter) -> list[Scored]:
+    with Progress(f"{title}: scoring", "conversations", len(sequences), reporter) as progress:
+        return score(model, sequences, done=progress.advance)
+
+
+def _check(title: str, numbers: Numbers) -> None:
+    """Raises BadInput for a loss that is no number."""
+    if not math.isfinite(loss := numbers["eval_loss"]):
+        raise BadInput(f"{title}: the evaluation loss is {loss}; its weights, or training.dtype, are no good")
+
+
+def _alike(
     title: str,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
-    sequences: list[Sequence],
     asked: list[Asked],
     sampling: Sampling,
     reporter: Reporter,
-) -> Quality:
-    with Progress(f"{title}: scoring", "records", len(sequences), reporter) as progress:
-        scored = score(model, sequences, done=progress.advance)
-    loss = mean_loss(scored)
-    if not math.isfinite(loss):
-        raise BadInput(f"{title}: the evaluation loss is {loss}; its weights, or training.dtype, are no good")
-    alike = None
-    if asked:
-        with Progress(f"{title}: answering", "records", len(asked), reporter) as progress:
-            prompts = [each.prompt for each in asked]
-            said = answer_all(model, tokenizer, prompts, sampling, progress.advance)
-        alike = likeness([each.strip() for each in said], [each.expected for each in asked])
-    quality = Quality(loss, token_accuracy(scored), alike)
-    reporter.tell("evaluated", f"{title}: evaluation loss {loss:.3f}", model=title, eval_loss=loss)
-    return quality
+) -> Likeness | None:
+    if not asked:
+        return None
+    with Progress(f"{title}: answering", "records", len(asked), reporter) as progress:
+        said = answer_all(model, tokenizer, [each.prompt for each in asked], sampling, progress.advance)
+    return likeness([each.strip() for each in said], [each.expected for each in asked])
 
 
 def _enough(tokenizer: PreTrainedTokenizerBase, asked: list[Asked], most: int) -> int:
@@ -139,11 +153,9 @@ def as_json(
 
 
 def _numbers(quality: Quality) -> dict[str, JsonValue]:
+    # JSON has no infinity.
     told: dict[str, JsonValue] = {
-        "eval_loss": quality.eval_loss,
-        # JSON has no infinity.
-        "perplexity": None if math.isinf(doubt := perplexity(quality.eval_loss)) else doubt,
-        "token_accuracy": quality.token_accuracy,
+        name: None if math.isinf(number) else number for name, number in quality.numbers.items()
     }
     if quality.likeness is None:
         return told
@@ -158,12 +170,10 @@ def _numbers(quality: Quality) -> dict[str, JsonValue]:
 def as_table(evaluation: Evaluation) -> str:
     """One column a model, one row a number, aligned."""
     qualities = evaluation.qualities.values()
-    rows = [
-        ["", *evaluation.qualities],
-        ["eval loss", *(f"{quality.eval_loss:.4f}" for quality in qualities)],
-        ["perplexity", *(f"{perplexity(quality.eval_loss):.3f}" for quality in qualities)],
-        ["token accuracy", *(f"{quality.token_accuracy:.1%}" for quality in qualities)],
-    ]
+    rows = [["", *evaluation.qualities]]
+    for name, (title, form) in SHOWN.items():
+        if found := [quality.numbers[name] for quality in qualities if name in quality.numbers]:
+            rows.append([title, *map(form.format, found)])
     alike = [quality.likeness for quality in qualities if quality.likeness is not None]
     if alike:
         rows += [

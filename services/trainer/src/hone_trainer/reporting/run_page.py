@@ -43,7 +43,7 @@ polyline { fill: none; stroke-width: 2; stroke-linejoin: round }
 <h1>{{ report.run_id }}</h1>
 {% if steps %}
 <p>{{ steps[-1].step }} steps, {{ "{:,}".format(steps[-1].tokens) }} tokens.
-The loss of a step went from {{ number(steps[0].loss) }} to {{ number(steps[-1].loss) }} nats a token{% if
+The loss of a step went from {{ number(steps[0].loss) }} to {{ number(steps[-1].loss) }} {{ unit }}{% if
 evaluations %}, on the evaluation records from {{ number(evaluations[0].eval_loss) }} to
 {{ number(evaluations[-1].eval_loss) }}{% endif %}.</p>
 {% else %}
@@ -54,10 +54,16 @@ evaluations %}, on the evaluation records from {{ number(evaluations[0].eval_los
 {{ losses }}
 {% if evaluations %}
 <table>
-<tr><th class="number">step</th><th class="number">epoch</th><th class="number">evaluation loss</th></tr>
+<tr><th class="number">step</th><th class="number">epoch</th><th class="number">evaluation loss</th>
+{% if evaluations[0].eval_rewards %}<th class="number">reward of better answers</th><th class="number">of worse
+ones</th><th class="number">margin</th><th class="number">pairs in order</th>{% endif %}</tr>
 {% for line in evaluations %}
 <tr><td class="number">{{ line.step }}</td><td class="number">{{ "%.2f" % line.epoch }}</td>
-<td class="number">{{ number(line.eval_loss) }}</td></tr>
+<td class="number">{{ number(line.eval_loss) }}</td>
+{% if line.eval_rewards %}<td class="number">{{ number(line.eval_rewards.chosen) }}</td>
+<td class="number">{{ number(line.eval_rewards.rejected) }}</td>
+<td class="number">{{ number(line.eval_rewards.margin) }}</td>
+<td class="number">{{ "%.0f" % (100 * line.eval_rewards.accuracy) }} %</td>{% endif %}</tr>
 {% endfor %}
 </table>
 {% else %}
@@ -141,8 +147,8 @@ memory{% endif %}.</p>
 _LONGEST = 5000
 
 
-def run_page(report: Any, *, losses: str, rates: str, **lines: Any) -> str:
-    """The page of a RunReport; `losses` and `rates` are its charts, as SVG."""
+def run_page(report: Any, *, losses: str, rates: str, unit: str, **lines: Any) -> str:
+    """The page of a RunReport; `losses`, in `unit`, and `rates` are its charts, as SVG."""
     data = report.dataset
     bars = data["tokens"]["histogram"] if data.get("tokens") else []
     template = Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
@@ -152,6 +158,7 @@ def run_page(report: Any, *, losses: str, rates: str, **lines: Any) -> str:
         highest=max((bar["records"] for bar in bars), default=0) or 1,
         losses=Markup(losses),
         rates=Markup(rates),
+        unit=unit,
         number=_number,
         counts=_counts,
         shown=_shown,

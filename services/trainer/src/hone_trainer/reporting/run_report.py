@@ -56,9 +56,11 @@ def write_report(path: Path, contents: RunReport) -> None:
     # A step that was done again after a restart is told twice; the last telling counts.
     steps = {line.step: line for line in metrics if line.loss is not None}
     evaluations = {line.step: line for line in metrics if line.eval_loss is not None}
+    unit = "nats a pair" if any(line.rewards for line in steps.values()) else "nats a token"
     page = run_page(
         contents,
-        losses=_loss_chart(list(steps.values()), list(evaluations.values())),
+        losses=_loss_chart(list(steps.values()), list(evaluations.values()), unit),
+        unit=unit,
         rates=_rate_chart(list(steps.values())),
         steps=list(steps.values()),
         evaluations=list(evaluations.values()),
@@ -67,12 +69,12 @@ def write_report(path: Path, contents: RunReport) -> None:
     write_atomically(path, page.encode("utf-8", errors="replace").decode("utf-8"))
 
 
-def _loss_chart(steps: Sequence[StepMetrics], evaluations: Sequence[StepMetrics]) -> str:
+def _loss_chart(steps: Sequence[StepMetrics], evaluations: Sequence[StepMetrics], unit: str) -> str:
     curves = [Curve("training", [(line.step, line.loss) for line in steps if line.loss is not None])]
     held_out = [(line.step, line.eval_loss) for line in evaluations if line.eval_loss is not None]
     if held_out:
         curves.append(Curve("evaluation", held_out, is_marked=True))
-    return line_chart("Loss over the steps", "nats a token", curves)
+    return line_chart("Loss over the steps", unit, curves)
 
 
 def _rate_chart(steps: Sequence[StepMetrics]) -> str:

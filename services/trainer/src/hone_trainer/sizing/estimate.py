@@ -28,11 +28,16 @@ _LESS = 0.97
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take, by its own method and by the others."""
+    """What a run will take, by its own method and by the others that could train it.
+
+    The base's forward pass over preference pairs comes before the one that is kept for the backward pass, and
+    leaves two numbers a pair: it takes time, and no memory that the other would not take.
+    """
 
     run_id: str
     base: str
     method: Method
+    objective: str
     parameters: int
     """Of the base."""
     trainable: dict[Method, int]
@@ -54,22 +59,29 @@ class Estimate:
         return self.here[self.method].total <= self.device.memory
 
 
+def methods_of(spec: RunSpec) -> tuple[Method, ...]:
+    """Those that could train it: DPO compares with the base, which method: full would overwrite."""
+    return ("lora", "qlora") if spec.objective == "dpo" else METHODS
+
+
 def estimate(plan: Plan, device: Device | None = None) -> Estimate:
     """Read from headers, reports and the machine; nothing is loaded. None: the device of this process."""
     device = device or this_device()
     sizes = _Sizes.of(plan, device)
-    on_gpu = {method: sizes.whole(_by(plan.spec, method), on_gpu=True) for method in METHODS}
+    methods = methods_of(plan.spec)
+    on_gpu = {method: sizes.whole(_by(plan.spec, method), on_gpu=True) for method in methods}
     return Estimate(
         run_id=plan.run_id,
         base=plan.base.manifest.id,
         method=plan.spec.method,
+        objective=plan.spec.objective,
         parameters=sizes.shapes.parameters,
-        trainable={method: sizes.trainable(_by(plan.spec, method)).count for method in METHODS},
+        trainable={method: sizes.trainable(_by(plan.spec, method)).count for method in methods},
         device=device,
-        here={method: sizes.memory(_by(plan.spec, method), device.on_gpu) for method in METHODS},
+        here={method: sizes.memory(_by(plan.spec, method), device.on_gpu) for method in methods},
         on_gpu=on_gpu,
         gpus={
-            card.size: {method: _gpus(method, on_gpu[method], card.memory) for method in METHODS}
+            card.size: {method: _gpus(method, on_gpu[method], card.memory) for method in methods}
             for card in CARDS
         },
         work=sizes.work,

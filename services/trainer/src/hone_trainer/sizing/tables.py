@@ -6,7 +6,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from hone_contract.run_spec import Method
-from hone_trainer.sizing.estimate import METHODS, Estimate, readable
+from hone_trainer.sizing.estimate import Estimate, readable
 from hone_trainer.sizing.machine import CARDS
 from hone_trainer.sizing.memory import Memory
 
@@ -26,8 +26,8 @@ def as_json(found: Estimate) -> str:
 def as_text(found: Estimate) -> str:
     """Tables for a terminal, the run's own method marked."""
     trained = {method: f"{count:,}" for method, count in found.trainable.items()}
-    shares = {method: f"{_share(found, method):.1%}" for method in METHODS}
-    marked = {method: f"*{method}" if method == found.method else method for method in METHODS}
+    shares = {method: f"{_share(found, method):.1%}" for method in found.trainable}
+    marked = {method: f"*{method}" if method == found.method else method for method in found.trainable}
     device = found.device
     each = f"each of {device.count} × " if device.count > 1 else ""
     lines = [
@@ -51,13 +51,13 @@ def _share(found: Estimate, method: Method) -> float:
 
 
 def _row(name: str, values: Mapping[Method, str]) -> str:
-    return f"{name:{_NAMES}}" + "".join(f"{values[method]:>{_NUMBERS}}" for method in METHODS)
+    return f"{name:{_NAMES}}" + "".join(f"{value:>{_NUMBERS}}" for value in values.values())
 
 
 def _memory(title: str, memories: Mapping[Method, Memory]) -> list[str]:
     parts = [field.name for field in fields(Memory)] + ["total"]
     return ["", title] + [
-        _row(f"  {part}", {method: readable(getattr(memories[method], part)) for method in METHODS})
+        _row(f"  {part}", {method: readable(getattr(each, part)) for method, each in memories.items()})
         for part in parts
     ]
 
@@ -67,20 +67,22 @@ def _gpus(found: Estimate) -> list[str]:
         return "none" if count is None else str(count)
 
     return ["", "GPUs needed (several: with training.sharding: full)"] + [
-        _row(f"  {card.size} ({card.names})", {m: told(found.gpus[card.size][m]) for m in METHODS})
+        _row(f"  {card.size} ({card.names})", {m: told(count) for m, count in found.gpus[card.size].items()})
         for card in CARDS
     ]
 
 
 def _work(found: Estimate) -> list[str]:
     work = found.work
+    pairs = found.objective == "dpo"
+    kind, twice = ("pairs  ", ", each also read by the base") if pairs else ("records", "")
     return [
         "",
-        f"records    {work.records:,} to learn from, {work.evaluation_records:,} set aside; "
+        f"{kind}    {work.records:,} to learn from, {work.evaluation_records:,} set aside; "
         f"the longest has {work.longest:,} tokens",
         f"steps      {work.steps:,}, of {work.records_a_step:,} records"
         + (f" on each of {found.device.count} GPUs" if found.device.count > 1 else ""),
-        f"tokens     {work.tokens_an_epoch:,} an epoch, {work.tokens:,} in all",
+        f"tokens     {work.tokens_an_epoch:,} an epoch, {work.tokens:,} in all{twice}",
     ]
 
 
