@@ -214,6 +214,34 @@ def test_what_cannot_be_shared_out_is_told(tmp_path: Path, rest: str, told: str)
     assert f"training.sharding: {told}" in _mistake(tmp_path, text + rest)
 
 
+def test_pairs_are_learned_by_an_objective_of_their_own(tmp_path: Path) -> None:
+    spec = _load(tmp_path, SHORTEST + "method: qlora\nobjective: dpo\n")
+    assert (spec.objective, spec.dpo.beta) == ("dpo", 0.1)
+    assert _load(tmp_path, SHORTEST + "objective: dpo\ndpo: {beta: 2}\n").dpo.beta == 2
+    assert _load(tmp_path, SHORTEST).objective == "sft"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("method: dpo\n", "run.yaml:2: method: dpo says what is learned, not how; write objective: dpo"),
+        ("objective: kto\n", "run.yaml:2: objective: input should be 'sft' or 'dpo', not 'kto'"),
+        ("dpo: {beta: 0.5}\n", "dpo is for preference pairs; write objective: dpo as well"),
+        ("objective: dpo\ndpo: {beta: 0}\n", "dpo.beta: input should be greater than 0, not 0"),
+        ("objective: dpo\ndpo: {beta: 2.1}\n", "dpo.beta: input should be less than or equal to 2"),
+        ("objective: dpo\ndpo: {bata: 1}\n", "run.yaml:3: dpo.bata: unknown key; did you mean beta?"),
+        ("objective: dpo\nmethod: full\n", "objective: dpo: method: full overwrites the base"),
+        ("objective: dpo\nbackend: unsloth\n", "objective: dpo: backend: unsloth is for objective: sft"),
+        (
+            "objective: dpo\ntraining: {neftune_noise_alpha: 5}\n",
+            "objective: dpo: leave training.neftune_noise_alpha out",
+        ),
+    ],
+)
+def test_what_does_not_go_with_an_objective_is_told(tmp_path: Path, text: str, told: str) -> None:
+    assert told in _mistake(tmp_path, SHORTEST + text)
+
+
 def test_all_mistakes_are_told_at_once_each_on_its_line(tmp_path: Path) -> None:
     mistake = _mistake(tmp_path, "model: {name: tiny}\nnmae: x\nlora:\n  r: 0\n  x: 1\n")
     assert re.findall(r"run\.yaml:(\d+): ([\w.]+):", mistake) == [

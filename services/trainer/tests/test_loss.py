@@ -10,7 +10,7 @@ from trainer_tiny import tiny_llama
 
 from hone_trainer.training import loss
 from hone_trainer.training.lora_layers import speed_up
-from hone_trainer.training.loss import summed_loss
+from hone_trainer.training.loss import summed_loss, token_logprobs
 
 TOKENS, SIZE, VOCABULARY = 37, 12, 50
 
@@ -38,6 +38,32 @@ def test_loss_and_gradients_are_those_of_cross_entropy(bias: bool, trained: bool
         assert (one is None) == (other is None)
         if one is not None and other is not None:
             torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("_chunks")
+@pytest.mark.parametrize("bias", [False, True])
+def test_logprobs_of_tokens_and_their_gradients_are_those_of_a_softmax(bias: bool) -> None:
+    torch.manual_seed(3)
+    head = torch.nn.Linear(SIZE, VOCABULARY, bias=bias).requires_grad_(False)
+    states = torch.randn(TOKENS, SIZE, requires_grad=True)
+    labels = torch.randint(0, VOCABULARY, (TOKENS,))
+    labels[:10] = -100
+    # Some tokens become likelier, others less so.
+    factors = torch.randn(TOKENS)
+    ours = token_logprobs(states, head, labels)
+    theirs = -F.cross_entropy(head(states[:-1]), labels[1:], reduction="none")
+    assert not ours[:10].any()
+    torch.testing.assert_close(ours[1:], theirs)
+    for one, other in zip(
+        _gradients(lambda: (token_logprobs(states, head, labels) * factors).sum(), [states]),
+        _gradients(
+            lambda: -(F.cross_entropy(head(states[:-1]), labels[1:], reduction="none") * factors[1:]).sum(),
+            [states],
+        ),
+        strict=True,
+    ):
+        assert one is not None and other is not None
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_very_sure_logits_do_not_overflow() -> None:

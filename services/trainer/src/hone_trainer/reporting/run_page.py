@@ -55,8 +55,9 @@ evaluations %}, on the evaluation records from {{ number(evaluations[0].eval_los
 {% if evaluations %}
 <table>
 <tr><th class="number">step</th><th class="number">epoch</th><th class="number">evaluation loss</th>
-{% if evaluations[0].eval_rewards %}<th class="number">reward of better answers</th><th class="number">of worse
-ones</th><th class="number">margin</th><th class="number">pairs in order</th>{% endif %}</tr>
+{% if evaluations[0].eval_rewards %}<th class="number">reward of better answers</th>
+<th class="number">of worse ones</th><th class="number">margin</th>
+<th class="number">pairs in order</th>{% endif %}</tr>
 {% for line in evaluations %}
 <tr><td class="number">{{ line.step }}</td><td class="number">{{ "%.2f" % line.epoch }}</td>
 <td class="number">{{ number(line.eval_loss) }}</td>
