@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 from hollow_bases import QWEN2_7B, plan_of, write_headers
 from trainer_cli import refusal, run_trainer
-from trainer_tiny import line, questions, save_base, write_lines
+from trainer_tiny import line, preference, preferences, questions, save_base, write_lines
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from hone_contract.errors import BadConfiguration
+from hone_contract.events import Reporter
 from hone_contract.store import Store
 from hone_trainer.plan import Plan, make_plan
 from hone_trainer.sizing.estimate import METHODS, check_fits, estimate, readable, what_to_lower
 from hone_trainer.sizing.machine import CARDS, Device, shared_by
+from hone_trainer.sizing.tables import as_text
+from hone_trainer.training.tokens import tokenise
 
 GB = 10**9
 H100 = Device("NVIDIA H100", True, CARDS[2].memory)
@@ -211,6 +214,22 @@ def test_a_wrong_spec_is_told_before_anything_heavy(folder: Path) -> None:
     assert "method" in refusal(run_trainer(folder, "plan", "run.yaml", "--data", "data.jsonl"), 78)
 
 
+def test_pairs_are_planned_for_what_can_learn_from_them(folder: Path) -> None:
+    """Both answers share a pass; the base's own pass over them is told, and takes no more memory."""
+    write_lines(folder / "pairs.jsonl", preferences(24))
+    (folder / "run.yaml").write_text("model: {name: ./model}\nobjective: dpo\n", encoding="utf-8")
+    plan = make_plan(folder / "run.yaml", folder / "pairs.jsonl", Store(folder / "store"))
+    found = estimate(plan)
+    assert set(found.here) == set(found.trainable) == {"lora", "qlora"}
+    report = json.loads((plan.dataset.path / "report.json").read_text(encoding="utf-8"))
+    tokens = tokenise(plan, Store(folder / "store"), Reporter("trainer")).train
+    assert report["tokens"]["per_epoch"] == tokens.tokens == found.work.tokens_an_epoch
+    assert found.work.longest == max(map(sum, tokens.lengths))
+    told = as_text(found)
+    assert f"pairs      {len(tokens)} to learn from" in told and "each also read by the base" in told
+    assert "full" not in told.partition("memory on")[0]
+
+
 # -- against real trainings ------------------------------------------------------------------------
 
 # Large enough for the model to take more than the libraries; 64.8 million parameters.
@@ -238,6 +257,8 @@ def middle(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
         answer = "sky blue grass green colour ".split() * (words // 5)
         lines = [line(("user", f"What is thing {n}?"), ("assistant", " ".join(answer))) for n in range(10)]
         write_lines(folder / f"{name}.jsonl", lines)
+    pairs = [preference(f"What is thing {n}?", "sky blue grass " * 40, "green " * 80) for n in range(10)]
+    write_lines(folder / "pairs.jsonl", pairs)
     return folder
 
 
@@ -246,10 +267,11 @@ def middle(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
     ("method", "data", "options"),
     [
         ("lora", "short", {"batch_size": 8}),
+        pytest.param("lora", "pairs", {"batch_size": 4, "tokens_per_pass": 1280}, marks=pytest.mark.full),
         ("lora", "long", {"batch_size": 4, "tokens_per_pass": 1280}),
         ("full", "short", {"batch_size": 4, "tokens_per_pass": 256}),
     ],
-    ids=["lora", "lora, long records", "full"],
+    ids=["lora", "lora, preference pairs", "lora, long records", "full"],
 )
 def test_the_memory_of_a_training_is_as_planned(
     middle: Path, method: str, data: str, options: dict[str, Any]
@@ -258,6 +280,7 @@ def test_the_memory_of_a_training_is_as_planned(
     spec = {
         "model": {"name": "./base"},
         "method": method,
+        "objective": "dpo" if data == "pairs" else "sft",
         "data": {"train": f"{data}.jsonl", "eval_count": 1},
         "training": {"max_steps": 2, **options},
     }

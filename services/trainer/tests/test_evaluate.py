@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from trainer_cli import refusal, run_trainer
 from trainer_run import Run
 from trainer_sealed import RUN, merge, seal_drawn, sealed_run
-from trainer_tiny import conversation, line, questions, write_lines
+from trainer_tiny import conversation, line, preferences, questions, write_lines
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hone_contract.artifact import draft, seal
@@ -111,6 +111,47 @@ def test_every_number_is_that_of_a_computation_by_hand(run: Found, store: Store,
         told["models"]["tuned"]["eval_loss"], abs=1e-4
     )
     assert abs(told["models"]["base"]["eval_loss"] - told["models"]["tuned"]["eval_loss"]) > 0.01
+
+
+@torch.inference_mode()
+def rewarded(model: Any, tokenizer: Any, record: Record) -> list[float]:
+    """log p of both answers of a pair, each from a forward pass of its own."""
+    prompt = tokenizer.apply_chat_template(record.messages, add_generation_prompt=True, return_dict=False)
+    sums = []
+    for answer in (record.chosen, record.rejected):
+        ids = tokenizer.apply_chat_template([*record.messages, *answer], return_dict=False)
+        end = len(ids) - ids[::-1].index(tokenizer.eos_token_id)
+        logits = model(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        sums.append(sum(float(logits[place - 1, ids[place]]) for place in range(len(prompt), end)))
+    return sums
+
+
+def test_of_pairs_every_number_is_that_of_a_computation_by_hand(
+    store: Store, tmp_path: Path, llama_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = {"train": "data.jsonl", "eval_count": 8}
+    spec = {"objective": "dpo", "dpo": {"beta": 0.3}, "data": data}
+    run = sealed_run(tmp_path, llama_folder, preferences(20), **spec)
+    told = evaluate(tmp_path, "--max-tokens", "4")
+    tokenizer, pairs = AutoTokenizer.from_pretrained(run.base.path), held_out(run, store)
+    model: Any = AutoModelForCausalLM.from_pretrained(run.base.path).eval()
+    base = [rewarded(model, tokenizer, pair) for pair in pairs]
+    model = PeftModel.from_pretrained(model, run.artifact.path).eval()
+    tuned = [rewarded(model, tokenizer, pair) for pair in pairs]
+    margins = [0.3 * (mine[0] - its[0] - mine[1] + its[1]) for mine, its in zip(tuned, base, strict=True)]
+    found = told["models"]["tuned"]
+    assert found["eval_loss"] == pytest.approx(
+        sum(math.log(1 + math.exp(-margin)) for margin in margins) / 8, rel=1e-4
+    )
+    assert found["reward_margin"] == pytest.approx(sum(margins) / 8, rel=1e-3, abs=1e-4)
+    assert found["reward_accuracy"] == sum(margin > 0 for margin in margins) / 8
+    assert found["better_likelier"] == sum(better > worse for better, worse in tuned) / 8
+    unmoved = told["models"]["base"]
+    assert unmoved["eval_loss"] == pytest.approx(math.log(2))
+    assert (unmoved["reward_margin"], unmoved["reward_accuracy"]) == (0, 0)
+    assert (told["records"], told["answers"]) == (8, 8)
+    rows = [row.split("  ")[0] for row in capsys.readouterr().out.splitlines()[2:]]
+    assert rows == ["eval loss", "reward margin", "reward accuracy", "better is likelier", "BLEU", "chrF"]
 
 
 def test_the_json_says_what_the_numbers_depend_on(run: Found, store: Store, tmp_path: Path) -> None:
