@@ -6,14 +6,22 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from trainer_step import planned, trainer_of
-from trainer_tiny import chat_tokenizer, conversation, preference
+from trainer_tiny import chat_tokenizer, conversation, preference, preferences, write_lines
 from transformers import PreTrainedTokenizerFast
 from trl import DPOTrainer
 
 from hone_contract.errors import BadInput
+from hone_contract.events import Rewards
+from hone_contract.probes import read_probes
+from hone_contract.store import Store
 from hone_trainer.chat.conversation import IGNORED, see_all, to_sequences
-from hone_trainer.record import Record
+from hone_trainer.plan import make_plan
+from hone_trainer.record import Record, load_records
+from hone_trainer.reporting.exporter import Exporter
+from hone_trainer.reporting.run_files import read_metrics
+from hone_trainer.train import train
 from hone_trainer.training.collating import PairCollator
 from hone_trainer.training.dpo import Dpo
 from hone_trainer.training.loop import Loop
@@ -124,6 +132,45 @@ def test_no_pass_parts_a_pair(trainer: Dpo, packed: bool) -> None:
         one = collator.lay([pairs[place] for place in group])
         assert one["input_ids"].numel() <= 180 or len(group) == 1
         assert len(one["record_lengths"] if packed else one["input_ids"]) == 2 * len(group)
+
+
+# -- a run -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.chain
+def test_a_run_puts_pairs_in_order_that_it_never_saw(tmp_path: Path, llama_folder: Path) -> None:
+    write_lines(tmp_path / "data.jsonl", preferences(24))
+    text = f"model: {{name: {llama_folder}}}\n{DPO}data: {{train: data.jsonl, eval_count: 4}}\n"
+    (tmp_path / "run.yaml").write_text(
+        text + "training: {epochs: 2, learning_rate: 1e-2, load_best_model_at_end: true}\n", encoding="utf-8"
+    )
+    store = Store(tmp_path / "store")
+    exporter = Exporter("sky-1")
+    adapter = train(plan := make_plan(tmp_path / "run.yaml", None, store), store)
+    lines = read_metrics(store.run(plan.run_id) / "metrics.jsonl")
+    steps = [line for line in lines if line.rewards is not None]
+    before, *_, after = [line for line in lines if line.eval_rewards is not None]
+    assert len(steps) + 3 == len(lines) and not any(line.eval_rewards for line in steps)
+    assert before.eval_rewards == Rewards(chosen=0, rejected=0, margin=0, accuracy=0)
+    assert before.eval_loss == steps[0].loss == pytest.approx(math.log(2))
+    assert after.eval_rewards is not None
+    rewards = after.eval_rewards
+    assert rewards.margin == pytest.approx(rewards.chosen - rewards.rejected, abs=1e-5)
+    assert rewards.margin > 1 and rewards.accuracy == 1 and (after.eval_loss or 1) < 0.4
+    metrics = adapter.manifest.metrics
+    assert (metrics["eval_reward_margin"], metrics["eval_reward_accuracy"]) == (rewards.margin, 1)
+    with safe_open(adapter.path / "adapter_model.safetensors", "numpy") as file:
+        assert len(list(file.keys())) == 2 * 2 * 7
+    held_out = load_records(plan.dataset.path / "eval.jsonl")
+    probes = read_probes(adapter.path).probes
+    assert {probe.messages[-1]["content"] for probe in probes} == {
+        pair.messages[-1]["content"] for pair in held_out
+    }
+    assert "nats a pair" in (store.run(plan.run_id) / "report.html").read_text(encoding="utf-8")
+    exporter.show_metrics(after)
+    shown = {family.name: family.samples[0].value for family in exporter.collect()}
+    assert shown["hone_training_eval_reward_margin"] == rewards.margin
+    assert "hone_training_reward_margin" not in shown
 
 
 # -- what of a pair counts -------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors import safe_open
 from trainer_cli import refusal, run_trainer
-from trainer_tiny import line, save_base, tiny_llama
+from trainer_tiny import line, preferences, save_base, tiny_llama, write_lines
 from trainer_together import Run, apart, make_run, second_runs_out_of_memory
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -144,6 +144,24 @@ def test_whole_weights_that_two_processes_learn(
     assert {weight.dtype for weight in two.weights.values()} == {torch.bfloat16}
     assert apart(two, one) < 1e-2
     assert two.made.manifest.kind == "weights"
+
+
+@pytest.mark.chain
+def test_two_processes_learn_from_pairs_what_one_does(tmp_path: Path, llama_folder: Path) -> None:
+    """Also where neither has all of the model, with or without the adapter."""
+    runs = {}
+    for name, batch, more in (("one", 4, ""), ("two", 2, ""), ("shards", 2, ", sharding: full")):
+        top = f"objective: dpo\n{LORA}"
+        runs[name] = make_run(tmp_path / name, llama_folder, spec(batch, more, top))
+        write_lines(runs[name].folder / "data.jsonl", preferences(25))
+    one = runs.pop("one")
+    assert one.together(1) == [0], one.told(0)
+    for run in runs.values():
+        assert run.together() == [0, 0], run.told(0) + run.told(1)
+        is_alike(run, one)
+        assert apart(run, one) < 1e-3
+        for step, expected in zip(run.steps, one.steps, strict=True):
+            assert dict(step.rewards or ()) == pytest.approx(dict(expected.rewards or ()), abs=1e-3)
 
 
 # -- stopping and going on -------------------------------------------------------------------------
