@@ -94,7 +94,12 @@ def test_checkpoints_have_names_of_their_own(client: OpenAI, file_id: str) -> No
         ({"model": "gpt-5"}, "not available for fine-tuning", "model"),
         ({"training_file": "file-nothing"}, "No such file", "training_file"),
         ({"validation_file": "file-nothing"}, "No such file", "validation_file"),
-        ({"method": {"type": "dpo", "dpo": {}}}, "dpo is not supported", "method.type"),
+        ({"method": {"type": "reinforcement"}}, "reinforcement is not supported", "method.type"),
+        (
+            {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 3}}}},
+            "less than or equal to 2",
+            "method.dpo.hyperparameters.beta",
+        ),
         ({"hyperparameters": {"n_epochs": 51}}, "less than or equal to 50", "hyperparameters.n_epochs"),
         ({"suffix": "x" * 65}, "at most 64", "suffix"),
         ({"metadata": {"hone.rank": "4"}}, "there is hone.method", "metadata.hone.rank"),

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from api_loop import Loop, emptied, new_loop
 from api_stages import python
+from sqlalchemy import select
 from stand_ins.stage import BASE
 
 from hone_api.database.session import Database
+from hone_api.database.tables import File
 from hone_api.errors import ApiError
 from hone_api.jobs import progress, sharing, states
 from hone_api.jobs.reconcile import Reconciler
@@ -27,6 +30,8 @@ from hone_api.launcher.local import LocalLauncher
 from hone_api.launcher.stages import State
 from hone_api.serving import presence
 from hone_api.wire.jobs import job_object
+from hone_contract.events import Rewards, StepMetrics
+from hone_contract.run_spec import RunSpec
 
 NewLoop = Callable[..., Loop]
 
@@ -40,6 +45,37 @@ def database(database_url: str) -> Iterator[Database]:
 @pytest.fixture
 def new(tmp_path: Path, database: Database) -> NewLoop:
     return lambda **settings: new_loop(tmp_path, database, **settings)
+
+
+# -- what is asked for, and what is told of it -------------------------------------------------------
+
+
+def test_preference_tuning_reaches_the_run_and_its_margins_the_client(new: NewLoop) -> None:
+    loop = new()
+    method = {"type": "dpo", "dpo": {"hyperparameters": {"learning_rate_multiplier": 2}}}
+    job_id = loop.begin(method=method)
+    spec = RunSpec.model_validate(yaml.safe_load((loop.workspace(job_id) / "run.yaml").read_text()))
+    assert (spec.objective, spec.dpo.beta, spec.training.learning_rate) == ("dpo", 0.1, 4e-5)
+    told = job_object(loop.job(job_id), "hone")
+    assert told.method["type"] == "dpo" and told.method["dpo"]["hyperparameters"]["beta"] == 0.1
+    assert told.hyperparameters.keys() == {"n_epochs", "batch_size", "learning_rate_multiplier"}
+
+    loop.write_run(job_id, [1], checkpoints=[1])
+    rewards = Rewards(chosen=1.5, rejected=-0.5, margin=2, accuracy=0.75)
+    line = StepMetrics(step=1, epoch=1, loss=0.2, rewards=rewards, tokens=10)
+    [metrics] = loop.store.root.glob("runs/*/metrics.jsonl")
+    metrics.write_text(line.model_dump_json(exclude_none=True) + "\n")
+    loop.stages.end(f"{job_id}/1-train")
+    loop.tick()
+    [event] = [each for each in loop.events(job_id) if each.type == "metrics"]
+    assert (event.data["train_reward_margin"], event.data["train_reward_accuracy"]) == (2, 0.75)
+    loop.tick()
+    with loop.services.database.reading() as session:
+        [result] = [
+            each for each in session.scalars(select(File)) if each.id in loop.job(job_id).result_files
+        ]
+    head, row = loop.services.storage.path(result.digest).read_text().splitlines()
+    assert head.endswith("tokens,train_reward_margin,train_reward_accuracy") and row.endswith(",10,2.0,0.75")
 
 
 # -- what is taken on, and what is not ---------------------------------------------------------------

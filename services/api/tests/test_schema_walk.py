@@ -134,7 +134,8 @@ def test_strange_values_in_a_job(client: httpx.Client, things: Ids, field: str) 
     nested = {"metadata": [{each: "x"} for each in (NUL, HALF, "")] + [{"x": each} for each in STRANGE]}
     nested["integrations"] = [[{"type": each}] for each in STRANGE]
     nested["method"] = [{"type": each} for each in STRANGE]
-    nested["method"] += [{"type": "dpo", "dpo": {HALF: HALF, NUL: NUL}}]
+    nested["method"] += [{"type": "reinforcement", "reinforcement": {HALF: HALF, NUL: NUL}}]
+    nested["method"] += [{"type": "dpo", "dpo": {"hyperparameters": {"beta": each}}} for each in STRANGE]
     nested["method"] += [
         {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": each}}} for each in STRANGE
     ]

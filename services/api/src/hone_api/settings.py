@@ -49,6 +49,8 @@ class Tunable(_Settings):
     method: Literal["lora", "qlora"] = "lora"
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """What a `learning_rate_multiplier` of 1 means."""
+    dpo_learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    """The same with preference pairs, which want smaller steps."""
     r: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[int, Field(ge=1, le=1024)] = 32
     batch_size: Annotated[int, Field(ge=1, le=256)] | None = None

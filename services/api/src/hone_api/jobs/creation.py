@@ -78,8 +78,8 @@ def _check(session: Session, settings: Settings, caller: Caller, request: Create
             "model",
             "model_not_available",
         )
-    if request.method is not None and request.method.type != "supervised":
-        raise invalid(f"method {request.method.type} is not supported; use supervised", "method.type")
+    if request.method is not None and request.method.type == "reinforcement":
+        raise invalid("method reinforcement is not supported; use supervised or dpo", "method.type")
     if request.integrations and not settings.wandb:
         raise invalid(
             "integrations are not supported here; the operator allows them by the setting `wandb`",
@@ -122,7 +122,7 @@ def _job(caller: Caller, request: CreateJob, resent: Resent) -> Job:
         model=request.model,
         training_file=request.training_file,
         validation_file=request.validation_file,
-        method={"type": "supervised"},
+        method={"type": request.method.type if request.method else "supervised"},
         resolved=asked(request).model_dump(),
         suffix=request.suffix,
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,

@@ -15,10 +15,12 @@ from pydantic import ValidationError
 
 from hone_contract.artifact import open_artifact
 from hone_contract.errors import HoneError
-from hone_contract.events import RunStatus, StepMetrics
+from hone_contract.events import Rewards, RunStatus, StepMetrics
 from hone_contract.store import Store
 
 _COLUMNS = ("step", "train_loss", "valid_loss", "learning_rate", "tokens")
+_OF_PAIRS = tuple(f"{data}_reward_{what}" for data in ("train", "valid") for what in ("margin", "accuracy"))
+"""Further ones, of a run on preference pairs."""
 _MOST_LINES = 500
 """Of one look, so that it is a short transaction."""
 _MARK_BYTES = 256
@@ -131,7 +133,8 @@ class Results:
     def table(self) -> bytes:
         """All steps as CSV: what OpenAI's result file has, and what Hone knows beside it."""
         out = io.StringIO()
-        writer = csv.DictWriter(out, _COLUMNS)
+        told = {name for row in self.rows.values() for name in row}
+        writer = csv.DictWriter(out, [*_COLUMNS, *(name for name in _OF_PAIRS if name in told)])
         writer.writeheader()
         for step, row in sorted(self.rows.items()):
             writer.writerow({"step": step, **row})
@@ -172,6 +175,7 @@ def _losses(folder: Path) -> dict[int, dict[str, float]]:
             rate = line.learning_rate
             said = {"train_loss": line.loss, "valid_loss": line.eval_loss, "learning_rate": rate}
             row.update({name: value for name, value in said.items() if value is not None})
+            row.update(_of_pairs("train", line.rewards) | _of_pairs("valid", line.eval_rewards))
             row["tokens"] = line.tokens
     return found
 
@@ -221,12 +225,19 @@ def _metrics(line: bytes) -> StepMetrics | None:
 def _training(line: StepMetrics, total: int) -> Point:
     return Point(
         f"Step {line.step}/{total}: training loss={line.loss:.2f}",
-        {"step": line.step, "total_steps": total, "train_loss": line.loss},
+        {"step": line.step, "total_steps": total, "train_loss": line.loss} | _of_pairs("train", line.rewards),
     )
 
 
 def _validation(line: StepMetrics, total: int) -> Point:
     return Point(
         f"Step {line.step}/{total}: validation loss={line.eval_loss:.2f}",
-        {"step": line.step, "total_steps": total, "valid_loss": line.eval_loss},
+        {"step": line.step, "total_steps": total, "valid_loss": line.eval_loss}
+        | _of_pairs("valid", line.eval_rewards),
     )
+
+
+def _of_pairs(data: str, rewards: Rewards | None) -> dict[str, float]:
+    if rewards is None:
+        return {}
+    return {f"{data}_reward_margin": rewards.margin, f"{data}_reward_accuracy": rewards.accuracy}

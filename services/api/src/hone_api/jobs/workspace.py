@@ -66,16 +66,19 @@ def _spec(job: Job, tunable: Tunable, has_eval: bool) -> dict[str, Any]:
     }
     if has_eval:
         data["eval"] = EVAL
+    prefers = job.method["type"] == "dpo"
+    learning_rate = tunable.dpo_learning_rate if prefers else tunable.learning_rate
     return {
         "name": run_name(job),
         "model": {"name": tunable.base},
         "method": extras.method or tunable.method,
+        **({"objective": "dpo", "dpo": {"beta": chosen["beta"]}} if prefers else {}),
         "data": data,
         "lora": extras.lora(tunable),
         "training": {
             "epochs": chosen["n_epochs"],
             "batch_size": chosen["batch_size"],
-            "learning_rate": tunable.learning_rate * chosen["learning_rate_multiplier"],
+            "learning_rate": learning_rate * chosen["learning_rate_multiplier"],
             "seed": job.seed,
             "report_to": [each["type"] for each in job.integrations],
         },

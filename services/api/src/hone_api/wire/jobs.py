@@ -43,16 +43,26 @@ class Hyperparameters(_Asked):
     learning_rate_multiplier: _Auto | Annotated[float, Field(gt=0, le=1000)] = "auto"
 
 
+class DpoHyperparameters(Hyperparameters):
+    """With preference pairs (openai/types/fine_tuning/dpo_hyperparameters.py)."""
+
+    beta: _Auto | Annotated[float, Field(gt=0, le=2)] = "auto"
+
+
 class Supervised(_Asked):
     hyperparameters: Hyperparameters = Hyperparameters()
 
 
+class Dpo(_Asked):
+    hyperparameters: DpoHyperparameters = DpoHyperparameters()
+
+
 class Method(_Asked):
-    """How to learn; `dpo` and `reinforcement` are refused by name, whatever is in them."""
+    """How to learn; `reinforcement` is refused by name, whatever is in it."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
-    dpo: dict[str, Any] | None = None
+    dpo: Dpo | None = None
     reinforcement: dict[str, Any] | None = None
 
 
@@ -133,7 +143,8 @@ def job_object(row: tables.Job, organization: str) -> JobObject:
         status=row.status,
         training_file=row.training_file,
         validation_file=row.validation_file,
-        hyperparameters=row.resolved,
+        # Where they were before there were methods; beta never was there.
+        hyperparameters={name: value for name, value in row.resolved.items() if name != "beta"},
         method={**row.method, row.method["type"]: {"hyperparameters": row.resolved}},
         seed=row.seed,
         organization_id=organization,
