@@ -169,7 +169,7 @@ def test_what_no_model_answered_counts_as_a_request_only(served: ServingApp) -> 
 
 def test_who_leaves_early_has_used_what_came(served: ServingApp, clock: Clock, upstream: StandIn) -> None:
     key, before = served.key(tokens_per_minute=1000), upstream.abandoned
-    wish = {"tokens": 500, "pace": 0.002}
+    wish = {"tokens": 500, "pace": 0.1}
 
     async def leave() -> None:
         async with served.asynchronous(key) as client:
@@ -178,8 +178,9 @@ def test_who_leaves_early_has_used_what_came(served: ServingApp, clock: Clock, u
             async for _ in stream:
                 break
             await stream.close()
-        while upstream.abandoned == before:
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(30):
+            while upstream.abandoned == before:
+                await asyncio.sleep(0.01)
 
     asyncio.run(leave())
     [counts] = served.app.state.rates._keys.values()

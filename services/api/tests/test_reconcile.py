@@ -152,6 +152,17 @@ def test_a_paused_job_counts_as_one_of_its_project(new: NewLoop) -> None:
     loop.create()
 
 
+def test_a_project_trains_no_more_at_once_than_it_may(new: NewLoop) -> None:
+    loop = new(limits={"project_runs": 1})
+    loop.slots = 2
+    first, second = loop.begin(), loop.create()
+    loop.tick(3)
+    assert (loop.job(first).status, loop.job(second).status) == ("running", "queued")
+    loop.services.settings.limits.__dict__["project_runs"] = 2
+    loop.tick()
+    assert (loop.job(second).status, loop.job(second).slot) == ("running", 1)
+
+
 def change(loop: Loop, job_id: str, wish: Callable[..., None]) -> None:
     with loop.services.database.writing() as session:
         wish(session, session.merge(loop.job(job_id)))

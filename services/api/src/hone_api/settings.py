@@ -116,6 +116,8 @@ class Limits(_Settings):
     """Of all files of a project."""
     project_jobs: Annotated[int, Field(ge=1)] = 100
     """Jobs of a project that have not ended; paused ones too, since their examples are kept."""
+    project_runs: Annotated[int, Field(ge=1)] | None = None
+    """Jobs of a project that train at once; the others wait. None: as many as there are slots."""
     body_seconds: Annotated[float, Field(gt=0)] = 60
     """The longest wait for the next bytes of a body."""
     whole_body_seconds: Annotated[float, Field(gt=0)] = 3600

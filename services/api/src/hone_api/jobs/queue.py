@@ -49,13 +49,13 @@ def start(services: Services, job: Job, slots: int, sharing: Sharing) -> None:
         return
     if job.stage != DEPLOY:
         with services.database.reading() as session:
-            if _free_slot(session, slots) is None:
+            if _free_slot(session, services, job, slots) is None:
                 return
         if not sharing.lets_train(job):
             return
     with services.database.writing() as session:
         current = session.get_one(Job, job.number, with_for_update=True)
-        free = None if current.stage == DEPLOY else _free_slot(session, slots)
+        free = None if current.stage == DEPLOY else _free_slot(session, services, current, slots)
         if current.status != states.QUEUED or current.slot is not None:
             return
         if free is None and current.stage != DEPLOY:
@@ -108,6 +108,12 @@ def _make_ready(services: Services, job: Job, files: list[File | None]) -> None:
     workspace.write_spec(job, tunable)
 
 
-def _free_slot(session: Session, slots: int) -> int | None:
-    taken = set(session.scalars(select(Job.slot).where(Job.slot.is_not(None))))
+def _free_slot(session: Session, services: Services, job: Job, slots: int) -> int | None:
+    """None: all are taken, or as many as the job's project may have."""
+    taken = dict(
+        session.execute(select(Job.slot, Job.project_id).where(Job.slot.is_not(None))).tuples().all()
+    )
+    most = services.settings.limits.project_runs
+    if most is not None and [*taken.values()].count(job.project_id) >= most:
+        return None
     return next((slot for slot in range(slots) if slot not in taken), None)
