@@ -11,6 +11,9 @@ import yaml
 from api_process import Api, examples, messages, reaches, running_api, upload, wait_for
 from openai import OpenAI
 
+# Each begins an api and its stages.
+pytestmark = pytest.mark.chain
+
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory, database_url: str) -> Iterator[Api]:
@@ -52,7 +55,6 @@ def test_a_job_comes_to_a_model(client: OpenAI, file_id: str) -> None:
     assert [line.split(",")[0] for line in table[1:]] == ["1", "2", "3", "4", "5", "6"]
 
 
-@pytest.mark.chain
 def test_events_tell_the_whole_story_in_order(client: OpenAI, file_id: str) -> None:
     job = client.fine_tuning.jobs.create(model="stand-in", training_file=file_id)
     reaches(client, job.id, "succeeded")
@@ -67,7 +69,6 @@ def test_events_tell_the_whole_story_in_order(client: OpenAI, file_id: str) -> N
     assert "no server" in told[-1].lower()
 
 
-@pytest.mark.chain
 def test_checkpoints_become_adapters_when_the_job_is_done(api: Api, client: OpenAI, file_id: str) -> None:
     job = client.fine_tuning.jobs.create(model="stand-in", training_file=file_id)
     reaches(client, job.id, "succeeded")
@@ -78,7 +79,6 @@ def test_checkpoints_become_adapters_when_the_job_is_done(api: Api, client: Open
     wait_for(lambda: not list(api.data.glob(f"*/{job.id}")), "the end of the job's folders")
 
 
-@pytest.mark.chain
 def test_checkpoints_have_names_of_their_own(client: OpenAI, file_id: str) -> None:
     job = client.fine_tuning.jobs.create(model="stand-in", training_file=file_id)
     done = reaches(client, job.id, "succeeded")
@@ -139,7 +139,6 @@ def test_a_file_that_is_wrong_fails_the_job_with_its_line(client: OpenAI) -> Non
     assert "line 13" in failed.error.message
 
 
-@pytest.mark.chain
 @pytest.mark.parametrize(("code", "named"), [(65, "invalid_training_file"), (78, "invalid_configuration")])
 def test_what_the_trainer_refuses_is_told(client: OpenAI, code: int, named: str) -> None:
     job = client.fine_tuning.jobs.create(
@@ -150,7 +149,6 @@ def test_what_the_trainer_refuses_is_told(client: OpenAI, code: int, named: str)
     assert f"told to end with {code}" in failed.error.message
 
 
-@pytest.mark.chain
 def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(client: OpenAI) -> None:
     job = client.fine_tuning.jobs.create(
         model="stand-in", training_file=upload(client, examples("steps=9 die=7"))
@@ -161,7 +159,6 @@ def test_a_trainer_that_is_killed_goes_on_from_its_checkpoint(client: OpenAI) ->
     assert any("goes on from the newest checkpoint" in event.message for event in events)
 
 
-@pytest.mark.chain
 def test_a_failure_that_may_pass_is_tried_so_often_and_no_more(client: OpenAI) -> None:
     job = client.fine_tuning.jobs.create(
         model="stand-in", training_file=upload(client, examples("steps=0 end=75"))
@@ -219,7 +216,6 @@ def test_a_job_that_was_paused_goes_on_where_it_was(api: Api) -> None:
     assert steps == list(range(1, len(steps) + 1))
 
 
-@pytest.mark.chain
 def test_a_finished_job_stays_as_it_is(client: OpenAI, file_id: str) -> None:
     job = client.fine_tuning.jobs.create(model="stand-in", training_file=file_id)
     reaches(client, job.id, "succeeded")
@@ -264,7 +260,6 @@ def test_a_request_that_the_sdk_sends_again_makes_no_second_job(api: Api, file_i
     assert send(**{"Idempotency-Key": "mine"}) == named != first
 
 
-@pytest.mark.chain
 def test_two_files_of_one_content_are_two_jobs_that_do_not_meet(client: OpenAI) -> None:
     content = examples("steps=2")
     jobs = [
@@ -275,7 +270,6 @@ def test_two_files_of_one_content_are_two_jobs_that_do_not_meet(client: OpenAI) 
     assert len(names) == 2
 
 
-@pytest.mark.chain
 def test_the_asynchronous_client_does_the_same(api: Api, file_id: str) -> None:
     async def all_of_it() -> None:
         client = api.async_client()
@@ -311,7 +305,6 @@ def test_a_page_that_begins_nowhere_is_refused(client: OpenAI) -> None:
         client.fine_tuning.jobs.list(after="ftjob-nothing")
 
 
-@pytest.mark.chain
 def test_settings_of_our_own_reach_the_run(api: Api, client: OpenAI, file_id: str) -> None:
     job = client.fine_tuning.jobs.create(
         model="stand-in",

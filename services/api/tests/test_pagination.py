@@ -13,6 +13,9 @@ from sqlalchemy import Engine, event, select
 
 from hone_api.database.tables import Checkpoint, Event, File, Job, Label, Project
 
+# Hundreds of jobs and a thousand events are made for it.
+pytestmark = pytest.mark.chain
+
 JOBS, EVENTS, FILES, CHECKPOINTS = 250, 1000, 120, 25
 
 

@@ -110,10 +110,9 @@ def _make_ready(services: Services, job: Job, files: list[File | None]) -> None:
 
 def _free_slot(session: Session, services: Services, job: Job, slots: int) -> int | None:
     """None: all are taken, or as many as the job's project may have."""
-    taken = dict(
-        session.execute(select(Job.slot, Job.project_id).where(Job.slot.is_not(None))).tuples().all()
-    )
+    running = session.execute(select(Job.slot, Job.project_id).where(Job.slot.is_not(None))).all()
     most = services.settings.limits.project_runs
-    if most is not None and [*taken.values()].count(job.project_id) >= most:
+    if most is not None and sum(each.project_id == job.project_id for each in running) >= most:
         return None
+    taken = {each.slot for each in running}
     return next((slot for slot in range(slots) if slot not in taken), None)
