@@ -59,8 +59,8 @@ class Cluster:
     def __init__(self, configuration: Configuration, namespace: str) -> None:
         # The client's own would sleep in here for as long as a busy cluster says.
         configuration.retries = False
-        # Two watches, the loop, and a log.
-        configuration.connection_pool_maxsize = 4
+        # Three watches, the loop, and a log.
+        configuration.connection_pool_maxsize = 5
         self._client = ApiClient(configuration)
         self._not_before = 0.0
         self.namespace = namespace
@@ -92,7 +92,8 @@ class Cluster:
     def log(self, pod: str, container: str, lines: int) -> Iterator[bytes]:
         """The end of what a container has written, piece by piece."""
         query = {"container": container, "tailLines": lines}
-        with self._answer("GET", f"{PODS}/{pod}/log", query, read_seconds=_READ_SECONDS) as answer:
+        # It comes from the pod's node: if that is busy or away, the cluster is not.
+        with self._answer("GET", f"{PODS}/{pod}/log", query, may_pause=False) as answer:
             yield from answer.response.stream(2**16)
 
     def watch(
@@ -127,8 +128,12 @@ class Cluster:
         query: Mapping[str, Any] | None = None,
         body: Object | None = None,
         read_seconds: float = _READ_SECONDS,
+        may_pause: bool = True,
     ) -> Iterator[RESTResponse]:
-        """Raises NoAnswer and Refused, while the answer is read too."""
+        """Raises NoAnswer and Refused, while the answer is read too.
+
+        `may_pause`: whether an answer that asks for a pause is of the cluster itself.
+        """
         if time.monotonic() < self._not_before:
             raise NoAnswer("the cluster's API has asked for a pause")
         asked = self._client.param_serialize(
@@ -142,7 +147,7 @@ class Cluster:
         try:
             answer = self._client.call_api(*asked, _request_timeout=(_CONNECT_SECONDS, read_seconds))
             try:
-                self._look_at(answer)
+                self._look_at(answer, may_pause)
                 yield answer
             finally:
                 answer.response.close()
@@ -152,12 +157,14 @@ class Cluster:
                 raise
             raise NoAnswer(f"the cluster's API cannot be reached: {type(error).__name__}: {error}") from None
 
-    def _look_at(self, answer: RESTResponse) -> None:
+    def _look_at(self, answer: RESTResponse, may_pause: bool) -> None:
         if answer.status < 400:
             return
         told = _status(answer.response.data)
         if answer.status == 429 or answer.status >= 500:
-            self._not_before = time.monotonic() + _pause(answer.response.headers.get("Retry-After"))
+            wait = answer.response.headers.get("Retry-After")
+            if may_pause and (answer.status == 429 or wait):
+                self._not_before = time.monotonic() + _pause(wait)
             raise NoAnswer(f"the cluster's API answers {answer.status}: {told.get('message', '')}")
         raise Refused(answer.status, told.get("reason", ""), told.get("message", ""))
 

@@ -244,7 +244,8 @@ class KubernetesLauncher:
         if pod is not None:
             try:
                 self._write_log(marks, pod)
-            except (NoAnswer, Refused) as error:
+            except (OSError, Refused) as error:
+                # Also of a full disk: it is to end whatever becomes of its log.
                 self._reporter.tell("log_refused", f"{name}: {error}", level="info", stage=name)
 
     def _write_log(self, marks: Marks, pod: Object) -> None:

@@ -39,7 +39,10 @@ class Mirror:
         return self._listed.wait(seconds)
 
     def get(self, name: str) -> Object | None:
-        """Raises NoAnswer before the first list: what is not here may be there."""
+        """Raises NoAnswer before the first list: what is not here may be there.
+
+        Raises RuntimeError when what follows the cluster has ended by a mistake of ours.
+        """
         return self._all().get(name)
 
     def every(self) -> list[Object]:
@@ -51,6 +54,9 @@ class Mirror:
         return [each for each in self.every() if each["metadata"].get("labels", {}).get(label) == value]
 
     def _all(self) -> dict[str, Object]:
+        if self._thread.ident is not None and not self._thread.is_alive() and not self._shut.asked.is_set():
+            # Which ends the loop that asks, and the api with it: it would go by old news for ever.
+            raise RuntimeError(f"the watch of {self._resource} has ended")
         if not self._listed.is_set():
             raise NoAnswer(f"what the cluster has of {self._resource.rpartition('/')[2]} is not known yet")
         return self._objects
@@ -74,7 +80,8 @@ class Mirror:
                     self._shut.asked.wait(_FIRST_PAUSE)
                 else:
                     pause = self._rest(error, pause)
-            except NoAnswer as error:
+            except OSError as error:
+                # No answer, or whoever saw the news could not look at the disk: it is told of it again.
                 pause = self._rest(error, pause)
 
     def _rest(self, error: Exception, pause: float) -> float:
