@@ -44,7 +44,7 @@ class Node:
         self.begun.append(name)
         pod = self.mock.begin_pod(name)
         (stage,) = pod["spec"]["containers"]
-        said = {each["name"]: each["value"] for each in stage["env"] if "value" in each}
+        said = {each["name"]: each["value"].replace("$$", "$") for each in stage["env"] if "value" in each}
         with (self.folder / pod["metadata"]["name"]).open("wb") as log:
             self.processes[pod["metadata"]["name"]] = subprocess.Popen(
                 [word.replace("$$", "$") for word in stage["command"]],

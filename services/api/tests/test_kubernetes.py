@@ -82,7 +82,8 @@ class Here:
     def command(self) -> Command:
         folder = self.data / "jobs" / "ftjob-abc"
         words = ["hone-trainer", "train", str(folder / "run.yaml"), "--text", "$(HOME)"]
-        return Command(words, {"HONE_STORE": "/elsewhere"}, reads=[folder], writes=[folder / "out"])
+        said = {"HONE_STORE": "/elsewhere", "WANDB_NAME": "$(HF_TOKEN)"}
+        return Command(words, said, reads=[folder], writes=[folder / "out"])
 
     def begin(self, name: str = NAME) -> None:
         self.launcher.begin(name, self.command())
@@ -141,7 +142,8 @@ def test_a_job_is_made_of_its_template_and_sees_only_its_own_files(here: Here) -
     assert pod == plain
     assert stage["command"] == [*here.command().arguments[:-1], "$$(HOME)"] and "args" not in stage
     environment = {each["name"]: each.get("value") for each in stage["env"]}
-    assert environment == {"HONE_STORE": "/elsewhere", "HF_TOKEN": None}
+    # What a client wrote is no name of a Secret's value.
+    assert environment == {"HONE_STORE": "/elsewhere", "WANDB_NAME": "$$(HF_TOKEN)", "HF_TOKEN": None}
     folder = here.data / "jobs" / "ftjob-abc"
     mounts = [each for each in stage["volumeMounts"] if each["name"] == "data"]
     reads = {"mountPath": str(folder), "subPath": "jobs/ftjob-abc", "readOnly": True}
@@ -183,6 +185,13 @@ def test_it_is_begun_once_however_often_and_by_whom(here: Here) -> None:
     assert len(here.mock.every(JOBS)) == 1
     assert (here.data / "stages" / NAME / "begun").exists()
     assert here.mock.asked.count(("create", "jobs")) == 2  # of which one was answered 409
+
+
+def test_a_folder_that_leads_elsewhere_is_refused(here: Here) -> None:
+    (here.data / "jobs" / "ftjob-abc").mkdir(parents=True)
+    (here.data / "jobs" / "ftjob-abc" / "out").symlink_to("/tmp")
+    here.launcher.begin(NAME, here.command())
+    assert "out leads out of" in here.launcher.state(NAME).note
 
 
 def test_a_job_of_somebody_else_by_that_name_is_left_alone(here: Here) -> None:
@@ -352,7 +361,7 @@ def test_a_log_that_is_late_is_waited_for(here: Here) -> None:
     here.mock.end(pod, 0, b"done\n")
     until(lambda: ("get", "pods/log") in here.mock.asked or here.launcher.state(NAME).state == "ended")
     assert not (here.data / "stages" / NAME / "exit.json").exists()
-    here.launcher._cluster._not_before = 0.0
+    # Only its node is away: the cluster is asked on.
     assert here.ends() == State("ended", 0)
     assert here.launcher.output(NAME).read_text() == "done\n"
 
@@ -441,6 +450,15 @@ def test_it_runs_until_its_pod_has_ended_after_a_stop(here: Here) -> None:
     assert here.ends().state == "ended"
 
 
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_node_that_is_away_keeps_no_stage_from_being_stopped(here: Here, status: int) -> None:
+    here.begun_pod()
+    here.mock.refuse("get", "pods/log", status, "kubelet does not answer")
+    here.launcher.stop(NAME)
+    assert here.mock.asked.count(("delete", "jobs")) == 1
+    assert here.launcher.output(NAME).exists() is False
+
+
 def test_what_comes_only_after_it_was_stopped_is_deleted(here: Here) -> None:
     """The request to make it was given up, and carried out later."""
     here.launcher.stop(NAME)
@@ -508,6 +526,26 @@ def test_a_watch_that_is_refused_is_tried_again(here: Here) -> None:
     assert here.launcher.state(NAME).state == "running"
     log = [json.loads(line) for line in (here.data / "log.jsonl").read_text().splitlines()]
     assert {"watch_broken"} == {each["event"] for each in log}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_watch_outlives_a_disk_that_cannot_be_read_and_ends_the_api_when_it_is_over(here: Here) -> None:
+    here.begun_pod()
+    jobs = here.launcher._jobs
+    failures: list[Exception] = [OSError("stale file handle"), RuntimeError("a mistake of ours")]
+
+    def seen(_: object) -> None:
+        if failures:
+            raise failures.pop(0)
+
+    jobs._seen = seen
+    here.mock.finish(JOB)
+    until(lambda: len(failures) == 1)
+    assert jobs.get(JOB) is not None
+    # Told again at the next look, and that is where the thread ends.
+    jobs._thread.join(10)
+    with pytest.raises(RuntimeError, match="has ended"):
+        here.launcher.state(NAME)
 
 
 def test_servers_are_found_and_go_again(here: Here) -> None:

@@ -78,12 +78,11 @@ def _container(pod: Object, template: Object) -> Object:
 
 
 def _fill(container: Object, command: Command, data: Path) -> None:
-    # Kubernetes would take $(NAME) for a variable.
-    container["command"] = [word.replace("$", "$$") for word in command.arguments]
+    container["command"] = [_literal(word) for word in command.arguments]
     container.pop("args", None)
     said = dict(command.environment)
     kept = [each for each in container.get("env", []) if each["name"] not in said]
-    container["env"] = kept + [{"name": name, "value": value} for name, value in said.items()]
+    container["env"] = kept + [{"name": name, "value": _literal(value)} for name, value in said.items()]
     mounts = container.get("volumeMounts", [])
     container["volumeMounts"] = [each for each in mounts if each["name"] != _VOLUME]
     seen = [(path, True) for path in command.reads] + [(path, False) for path in command.writes]
@@ -92,7 +91,17 @@ def _fill(container: Object, command: Command, data: Path) -> None:
     container["volumeMounts"] += [_mount(path, data, read_only) for path, read_only in seen]
 
 
+def _literal(text: str) -> str:
+    """Kubernetes would take $(NAME) for a variable, and so show a client's words a Secret's value."""
+    return text.replace("$", "$$")
+
+
 def _mount(path: Path, data: Path, read_only: bool) -> Object:
     """Where the api has it, so that a command's words are right in both places."""
-    below = path.resolve().relative_to(data).as_posix()
+    found = path.resolve()
+    if not found.is_relative_to(data):
+        raise BadConfiguration(
+            f"{path} leads out of {data}, where no stage can see it; use no links in there"
+        )
+    below = found.relative_to(data).as_posix()
     return {"name": _VOLUME, "mountPath": str(path), "subPath": below, "readOnly": read_only}
