@@ -1,6 +1,7 @@
 """What the reconcile loop makes of what it finds, look by look."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -221,6 +222,46 @@ def test_a_line_that_cannot_be_read_is_passed_over(new: NewLoop) -> None:
         stream.write(f"{fourth[9:]}\n")
     loop.tick()
     assert loop.steps(job_id) == [1, 3, 4]
+
+
+@pytest.mark.parametrize("told", ["link", "pipe", "bytes", "another", "long"])
+def test_what_a_hostile_run_leaves_in_the_place_of_its_id_is_not_repeated(new: NewLoop, told: str) -> None:
+    loop = new()
+    job_id = loop.trained()
+    file = loop.workspace(job_id) / "out" / "run-id"
+    (secret := file.with_name("secret")).write_text(f"{job_id}-0123456789")
+    file.unlink()
+    if told == "link":
+        file.symlink_to(secret)
+    elif told == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_bytes(
+            {"bytes": b"\xffsecret", "another": b"secret-0123456789", "long": b"secret" * 999}[told]
+        )
+    loop.tick()
+    failed = loop.job(job_id)
+    assert failed.status == "failed" and "run-id" in failed.error["message"]
+    assert "secret" not in failed.error["message"]
+
+
+def test_a_status_that_cannot_be_read_is_none(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.begin()
+    loop.write_metrics(job_id, [1])
+    run = loop.store.run(f"{job_id}-0123456789")
+    written = (run / "status.json").read_bytes()
+    (run / "status.json").write_bytes(b"\xff" + written)
+    loop.tick()
+    assert loop.steps(job_id) == []
+    (run / "status.json").write_bytes(written)
+    (run / "metrics.jsonl").rename(run / "elsewhere")
+    os.mkfifo(run / "metrics.jsonl")
+    loop.tick()
+    assert loop.steps(job_id) == []
+    (run / "elsewhere").replace(run / "metrics.jsonl")
+    loop.tick()
+    assert loop.steps(job_id) == [1]
 
 
 # -- how a stage ends --------------------------------------------------------------------------------

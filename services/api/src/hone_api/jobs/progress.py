@@ -1,9 +1,11 @@
 """What a run on disk says of itself, as a job's events, checkpoints and result file say it."""
 
 import csv
+import errno
 import io
 import json
 import os
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,9 +16,9 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from hone_contract.artifact import open_artifact
-from hone_contract.errors import HoneError
+from hone_contract.errors import ArtifactCorrupt, HoneError
 from hone_contract.events import Rewards, RunStatus, StepMetrics
-from hone_contract.store import Store
+from hone_contract.store import Store, run_name
 
 _COLUMNS = ("step", "train_loss", "valid_loss", "learning_rate", "tokens")
 _OF_PAIRS = tuple(f"{data}_reward_{what}" for data in ("train", "valid") for what in ("margin", "accuracy"))
@@ -24,6 +26,7 @@ _OF_PAIRS = tuple(f"{data}_reward_{what}" for data in ("train", "valid") for wha
 _MOST_LINES = 500
 """Of one look, so that it is a short transaction."""
 _MARK_BYTES = 256
+_RUN_ID_BYTES = 200
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Run:
         if folder is None or status is None:
             return News([], before, more=False)
         try:
-            with (folder / "metrics.jsonl").open("rb") as stream:
+            with _opened(folder / "metrics.jsonl") as stream:
                 return _news(stream, before, status)
         except FileNotFoundError:
             return News([], before, more=False)
@@ -141,9 +144,40 @@ class Results:
         return out.getvalue().encode()
 
 
+def read_run_id(file: Path, name: str) -> str:
+    """Which run of that name a trainer has left. What else it may have written there is not repeated.
+
+    Raises OSError and ArtifactCorrupt.
+    """
+    with _opened(file) as stream:
+        run_id = stream.read(_RUN_ID_BYTES).decode("utf-8", "replace").strip()
+    if run_id == name or run_name(run_id) != name:
+        raise ArtifactCorrupt(f"{file.name} does not hold the id of a run of {name}")
+    return run_id
+
+
+def _opened(file: Path) -> BinaryIO:
+    """Stages write here, and one of them may be another's: a link or a pipe is as if there were nothing.
+
+    Raises OSError.
+    """
+    # Without O_NONBLOCK, to open a pipe waits for who writes to it.
+    try:
+        found = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileNotFoundError(errno.ENOENT, "a link, and none is followed", str(file)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(found).st_mode):
+        os.close(found)
+        raise FileNotFoundError(errno.ENOENT, "no regular file", str(file))
+    return os.fdopen(found, "rb")
+
+
 def _status(folder: Path) -> RunStatus | None:
     try:
-        return RunStatus.model_validate_json((folder / "status.json").read_text(encoding="utf-8"))
+        with _opened(folder / "status.json") as stream:
+            return RunStatus.model_validate_json(stream.read())
     except (OSError, ValidationError):
         return None
 
@@ -169,7 +203,7 @@ def _sealed(folder: Path) -> list[int]:
 
 def _losses(folder: Path) -> dict[int, dict[str, float]]:
     found: dict[int, dict[str, float]] = {}
-    with suppress(FileNotFoundError), (folder / "metrics.jsonl").open("rb") as stream:
+    with suppress(FileNotFoundError), _opened(folder / "metrics.jsonl") as stream:
         for line in filter(None, map(_metrics, _whole(stream))):
             row = found.setdefault(line.step, {})
             rate = line.learning_rate

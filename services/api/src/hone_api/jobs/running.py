@@ -12,7 +12,7 @@ from hone_api.jobs import states
 from hone_api.jobs.extras import read_extras
 from hone_api.jobs.integrations import tracker_environment
 from hone_api.jobs.pace import paced
-from hone_api.jobs.progress import Progress, Run
+from hone_api.jobs.progress import Progress, Run, read_run_id
 from hone_api.jobs.queue import workspace_of
 from hone_api.jobs.results import (
     add_checkpoints,
@@ -131,7 +131,7 @@ class Running:
     def _trained(self, job: Job) -> None:
         """Write down all that a run has left, and choose what comes next."""
         try:
-            run_id = workspace_of(self.services, job).run_id_file.read_text(encoding="utf-8").strip()
+            run_id = read_run_id(workspace_of(self.services, job).run_id_file, run_name(job))
             base_of(self._store, run_id)
         except (OSError, HoneError) as error:
             self._failed(job, Failure("server_error", f"The run left no adapter: {error}"))
