@@ -261,6 +261,31 @@ def test_a_file_that_takes_too_long_to_read_is_an_error(tmp_path: Path) -> None:
         assert (stages.begun, stages.states) == ([f"{made.id}/1-check"], {})
 
 
+def test_the_wait_for_a_node_is_no_time_of_reading(tmp_path: Path) -> None:
+    with running_api(tmp_path, commands={"check": saying(0)}) as api:
+        client, stages = api.client(), Stages(tmp_path, held=True)
+        made = upload(client)
+        name = f"{made.id}/1-check"
+        api.tick(stages)
+
+        def late(by: int) -> int:
+            """The time until which it must have been read, after a look."""
+            with api.services.database.writing() as session:
+                session.execute(update(File).values(check_until=int(time.time()) + by))
+            api.tick(stages)
+            with api.services.database.reading() as session:
+                return session.scalars(select(File.check_until)).one() - int(time.time())
+
+        stages.states[name] = State("running", note="Waits for a node: 0/1 nodes are available")
+        assert late(-9000) > 3000 and stages.stopped == []
+        # Not at every look.
+        assert late(2000) <= 2000
+        stages.states[name] = State("running")
+        assert late(1000) <= 1000
+        late(-1)
+        assert stages.stopped == [name]
+
+
 def test_two_files_are_read_at_once_and_the_others_wait(tmp_path: Path) -> None:
     with running_api(tmp_path, commands={"check": saying(0)}) as api:
         client, stages = api.client(), Stages(tmp_path, held=True)

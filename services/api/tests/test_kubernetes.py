@@ -319,6 +319,8 @@ def test_what_a_pod_waits_for_is_told(here: Here) -> None:
     assert here.note() == "Cannot begin yet: FailedMount: the volume is not there"
     here.mock.set_pod(pod, unschedulable(pod))
     until(lambda: "Waits for a node: 0/1 nodes" in here.launcher.state(NAME).note)
+    here.launcher.state(NAME)
+    assert (here.data / "log.jsonl").read_text().count(f"{NAME}: Waits for a node: 0/1 nodes") == 1
     here.mock.set_pod(pod, pulling(pod))
     until(lambda: "Its image cannot be pulled: ImagePullBackOff" in here.launcher.state(NAME).note)
     here.mock.set_pod(pod, running(pod))

@@ -83,7 +83,9 @@ def _bring_on(ours: Services, launcher: Launcher, file: File) -> bool:
             launcher.begin(name, _command(ours, file))
             return True
         if found.state == "running":
-            if file.check_until is not None and file.check_until < time.time():
+            if found.note and file.check_until:
+                _wait(ours, file, file.check_until)
+            elif file.check_until is not None and file.check_until < time.time():
                 _note(ours, file, _STOPPED)
                 launcher.stop(name)
             return True
@@ -96,6 +98,13 @@ def _bring_on(ours: Services, launcher: Launcher, file: File) -> bool:
             return False
     _end(ours, launcher, file, _failed(ours, file, None))
     return False
+
+
+def _wait(ours: Services, file: File, until: int) -> None:
+    """What waits for a node or an image does not read: at least half of its time is left for that."""
+    seconds = ours.settings.limits.check_seconds
+    if until < time.time() + seconds / 2:
+        _note(ours, file, int(time.time() + seconds))
 
 
 def _note(ours: Services, file: File, until: int) -> None:

@@ -71,6 +71,7 @@ class KubernetesLauncher:
         self._refusals: dict[str, tuple[float, str]] = {}
         self._warnings: dict[str, tuple[float, str]] = {}
         self._logs_since: dict[str, float] = {}
+        self._told: dict[str, str] = {}
         # Job's uids, since the mirror may show them a moment longer.
         self._forgotten: set[str] = set()
 
@@ -119,7 +120,9 @@ class KubernetesLauncher:
             marks.mark_begun()
         pods = self._pods.labelled(STAGE, job_name(name))
         if job is not None and not is_finished(job):
-            return State("running", note=waits_for(job, pods) or self._warning(job, pods))
+            note = waits_for(job, pods) or self._warning(job, pods)
+            self._tell(name, note)
+            return State("running", note=note)
         return self._end(name, marks, job)
 
     def stop(self, name: str) -> None:
@@ -152,6 +155,7 @@ class KubernetesLauncher:
         self._refusals.pop(name, None)
         self._warnings.pop(job_name(name), None)
         self._logs_since.pop(name, None)
+        self._told.pop(name, None)
 
     def names(self, job: str) -> list[str]:
         found = (f"{job}/{path.name}" for path in (self._root / job).glob("*") if path.is_dir())
@@ -273,6 +277,13 @@ class KubernetesLauncher:
             when = time.monotonic() + self._again_seconds
         self._warnings[name] = (when, told)
         return told
+
+    def _tell(self, name: str, note: str) -> None:
+        """The operator, once for each thing: what waits may belong to no job that has events."""
+        about = note.partition(":")[0]
+        if about and about != self._told.get(name):
+            self._told[name] = about
+            self._reporter.tell("stage_waits", f"{name}: {note}", level="warning", stage=name)
 
     def _newest_event(self, about: Object) -> str:
         fields = f"involvedObject.name={about['metadata']['name']},type=Warning"
