@@ -17,6 +17,7 @@ from hone_trainer.training.collating import PairCollator, Pass
 from hone_trainer.training.heads import add_reduced
 from hone_trainer.training.loop import Loop, Made
 from hone_trainer.training.loss import token_logprobs
+from hone_trainer.training.sharding import reshard
 
 _COPY = "ref"
 
@@ -64,9 +65,14 @@ class Dpo(Loop, DPOTrainer):  # type: ignore[misc]
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.eval()
-        with torch.no_grad(), model.disable_adapter():
-            yield model
-        model.train(was_training)
+        try:
+            with torch.no_grad(), model.disable_adapter():
+                yield model
+                # What is learned is marked so again at the end, and a mark that is set on a weight which is
+                # put together is lost with it.
+                reshard(model)
+        finally:
+            model.train(was_training)
 
     def _answers(self, model: Any, one: Pass) -> tuple[torch.Tensor, torch.Tensor | None]:
         """log p of each answer, given its question, and a mixture's balancing loss."""

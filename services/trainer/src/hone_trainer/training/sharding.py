@@ -39,10 +39,8 @@ class Shards:
 
     def learned(self) -> dict[str, Any]:
         """What is trained, a DTensor each, by its name in the model."""
-        for module in self.model.modules():
-            if isinstance(module, FSDPModule):
-                # An evaluation leaves some of it put together.
-                module.reshard()
+        # An evaluation leaves some of it put together.
+        reshard(self.model)
         return {name: each for name, each in self.model.named_parameters() if each.requires_grad}
 
     @torch.no_grad()
@@ -85,6 +83,13 @@ class Shards:
                     state.setdefault(int(number), {})[name] = value
         optimizer.load_state_dict({"state": state, "param_groups": settings["groups"]})
         scheduler.load_state_dict(settings["scheduler"])
+
+
+def reshard(model: Any) -> None:
+    """Leave no part of a model put together, if it is split."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _weight(name: str) -> str:
