@@ -1,5 +1,7 @@
 """The edge of a process: one line, and the exit code that the error's branch promises."""
 
+import errno
+import os
 import subprocess
 import sys
 
@@ -46,6 +48,21 @@ def test_an_error_is_one_line_and_a_code(
         run(main)
     assert left.value.code == code
     assert capsys.readouterr() == ("", "error: what happened; what to do\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, 75), (errno.ESTALE, 75), (errno.ENOENT, 78), (errno.EACCES, 78)]
+)
+def test_what_the_system_says_may_pass_if_a_disk_may_come_back(
+    number: int, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise OSError(number, os.strerror(number), "/store")
+
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    assert left.value.code == code
+    assert capsys.readouterr() == ("", f"error: /store: {os.strerror(number)}\n")
 
 
 @pytest.mark.parametrize(("answer", "code"), [(None, 0), (0, 0), (3, 3)])

@@ -12,6 +12,10 @@ from typing import NoReturn
 from hone_contract.errors import BadConfiguration, HoneError, RetryableFailure
 
 
+AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
+"""What is told of a volume that may come back."""
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, but a wrong option is bad configuration (78), not argparse's 2."""
 
@@ -36,10 +40,10 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         _forget_output()
         code = 128 + signal.SIGPIPE
     except OSError as error:
-        # A full disk may have room again; a wrong path or missing permission stays wrong.
+        # A disk may have room again, or come back; a wrong path or missing permission stays wrong.
         print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-        code = RetryableFailure.exit_code if full else BadConfiguration.exit_code
+        may_pass = error.errno in (errno.ENOSPC, errno.EDQUOT, *AWAY)
+        code = RetryableFailure.exit_code if may_pass else BadConfiguration.exit_code
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT
     sys.exit(code)

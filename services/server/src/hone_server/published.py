@@ -1,6 +1,5 @@
 """Which model to serve: waits until it is published, then checks every byte of it."""
 
-import errno
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,14 +7,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from hone_contract.artifact import Artifact, open_artifact
+from hone_contract.edge import AWAY
 from hone_contract.errors import BadConfiguration, HoneError, RetryableFailure
 from hone_contract.store import Store
 from hone_server.record import Record
 from hone_server.settings import Settings
 
 _POLL_SECONDS = 0.5
-# A volume of which one of these is told may come back; a wrong path or a missing permission stays wrong.
-_AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
 
 
 def wait_for_model(settings: Settings, tell: Callable[[str], None]) -> tuple[str, str]:
@@ -60,7 +58,7 @@ def _wait(
             if (found := find()) is not None:
                 return found
         except OSError as error:
-            if error.errno not in _AWAY:
+            if error.errno not in AWAY:
                 raise
             missing, then = f"the volume to come back ({error.strerror})", "it cannot be read"
         tell(f"waiting for {missing}")
