@@ -11,7 +11,6 @@ from typing import NoReturn
 
 from hone_contract.errors import BadConfiguration, HoneError, RetryableFailure
 
-
 AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
 """What is told of a volume that may come back."""
 
