@@ -500,6 +500,41 @@ def test_an_import_that_cannot_be_is_given_up_and_the_next_ones_go_on(new: NewLo
     assert imports(loop) == ["step-1-1-import"]
 
 
+def test_an_import_that_cannot_begin_is_told_of_and_lets_the_next_have_its_turn(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.begin()
+    loop.write_metrics(job_id, range(1, 5))
+    loop.write_checkpoints(job_id, 1, 2)
+    loop.tick(2)
+
+    def wait(step: int, nodes: int, hours: int = 0) -> None:
+        name = f"{job_id}/step-{step}-1-import"
+        loop.stages.states[name] = State("running", note=f"Waits for a node: {nodes} nodes")
+        if hours:
+            waits = {"stage": name, "for": "Waits for a node", "since": time.time() - hours * 3600}
+            loop.change(job_id, progress=loop.job(job_id).progress | {"import_waits": waits})
+        loop.tick()
+
+    wait(2, 0)
+    wait(2, 1)
+    assert loop.stages.stopped == []
+    wait(2, 2, hours=1)
+    loop.tick()
+    assert loop.stages.stopped == [f"{job_id}/step-2-1-import"]
+    assert imports(loop) == ["step-1-1-import"]
+    # The other one rests, so nobody's turn is kept from him.
+    wait(1, 3, hours=1)
+    assert imports(loop) == ["step-1-1-import"]
+    told = [told for told in loop.told(job_id) if "is not made yet" in told]
+    assert told == ["A checkpoint's adapter is not made yet: Waits for a node: 0 nodes"]
+    end_import(loop, job_id, 1)
+    loop.tick()
+    with loop.services.database.writing() as session:
+        session.merge(loop.checkpoints(job_id)[2]).not_before = 0
+    loop.tick()
+    assert imports(loop) == ["step-2-2-import"]
+
+
 def test_an_import_that_fails_is_tried_again_and_one_that_leaves_nothing_is_given_up(new: NewLoop) -> None:
     loop = new(local={"retry_seconds": 0, "retries": 1})
     job_id = loop.trained()

@@ -19,11 +19,14 @@ from hone_api.jobs.stages import Failure, failure_of, import_command, import_nam
 from hone_api.jobs.steps import base_of_checkpoint
 from hone_api.jobs.telling import for_clients
 from hone_api.jobs.workspace import run_name
-from hone_api.launcher.stages import Command, Launcher
+from hone_api.launcher.stages import Command, Launcher, State
 from hone_api.services import Services
 from hone_contract.artifact import PARTIAL
 from hone_contract.errors import HoneError
 from hone_contract.store import Store
+
+_PATIENCE = 600
+"""Seconds that one may wait for a node or its quota while others have their turn coming, and then rests."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Importing:
         checkpoint, job = found
         name = import_name(job, checkpoint)
         state = self.launcher.state(name)
+        if self._waits_too_long(job, name, state) and self._put_back(checkpoint, name):
+            return
         if state.state == "absent":
             self._begin(checkpoint, job, name)
         elif state.state == "ended":
@@ -83,11 +88,44 @@ class Importing:
     def _next(self, session: Session) -> int | None:
         """Of each job the newest, which the run removes last; among jobs, whose has waited longest."""
         newest = select(func.max(Checkpoint.number)).where(
-            Checkpoint.served_as.is_(None), Checkpoint.not_before <= int(time.time())
+            Checkpoint.served_as.is_(None),
+            Checkpoint.importing.is_(False),
+            Checkpoint.not_before <= int(time.time()),
         )
         if not self.during:
             newest = newest.join(Job, Job.number == Checkpoint.job_number).where(Job.status.in_(states.FINAL))
         return min(session.scalars(newest.group_by(Checkpoint.job_number)), default=None)
+
+    def _waits_too_long(self, job: Job, name: str, state: State) -> bool:
+        """What it waits for is told once for each thing, however often it is tried."""
+        about = state.note.partition(":")[0] if state.state != "ended" else ""
+        if not about:
+            return False
+        known = job.progress.get("import_waits", {})
+        since = known["since"] if known.get("stage") == name else time.time()
+        waits = {"stage": name, "for": about, "since": since}
+        if waits != known:
+            with self.services.database.writing() as session:
+                current = session.get_one(Job, job.number, with_for_update=True)
+                current.progress = {**current.progress, "import_waits": waits}
+                if about != known.get("for"):
+                    told = for_clients(state.note, self.services.settings, job)
+                    states.tell(
+                        session, current, f"A checkpoint's adapter is not made yet: {told}", level="warn"
+                    )
+        return bool(time.time() > since + _PATIENCE)
+
+    def _put_back(self, checkpoint: Checkpoint, name: str) -> bool:
+        """Whether another has its turn now; without one, this might as well wait on."""
+        with self.services.database.reading() as session:
+            if self._next(session) is None:
+                return False
+        self.launcher.stop(name)
+        with self.services.database.writing() as session:
+            if (current := _same(session, checkpoint)) is not None:
+                current.importing, current.not_before = False, int(time.time() + _PATIENCE)
+        self.services.wake.set()
+        return True
 
     # -- one of them -------------------------------------------------------------------------------
 
