@@ -79,6 +79,23 @@ def test_a_stream_waits_as_well_and_who_leaves_frees_the_place(tmp_path: Path) -
         assert [each.reserved for each in app.app.state.rates._keys.values()] == [0, 0]
 
 
+def test_no_more_bytes_wait_than_may(tmp_path: Path) -> None:
+    with cold(tmp_path, held_bytes=2500) as (app, port), asking(app) as ask:
+        leaver = ask(user="x" * 1500, timeout=0.4)
+        until(lambda: held(port) == 1)
+        with pytest.raises(openai.InternalServerError, match="As many bytes") as refused:
+            ask(user="x" * 1500).result()
+        assert (refused.value.code, refused.value.response.headers["retry-after"]) == ("overloaded", "2")
+        with pytest.raises(openai.APITimeoutError):
+            leaver.result()
+        until(lambda: held(port) == 0)
+        last = ask(user="x" * 1500)
+        until(lambda: held(port) == 1)
+        with stand_in(STORED, port=port):
+            assert last.result().model == BASE
+        assert app.app.state.services.upstreams._room._taken == 0
+
+
 def test_a_server_that_does_not_come_in_time_is_told(tmp_path: Path) -> None:
     with cold(tmp_path, seconds=0.2) as (app, port), asking(app) as ask:
         with pytest.raises(openai.InternalServerError) as refused:

@@ -128,6 +128,8 @@ class Limits(_Settings):
     """Requests that are with each server at once; more are told to come again."""
     held: Annotated[int, Field(ge=1)] = 256
     """Requests that wait for a server with `hold_seconds`; more are told to come again."""
+    held_bytes: Annotated[int, Field(ge=1)] = 256 * MIB
+    """Of the bodies of all that have waited for any server, until they are answered; likewise."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     """For models to answer, of each key that was not made with a number of its own. None: as many as come."""
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None

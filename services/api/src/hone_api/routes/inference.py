@@ -61,7 +61,9 @@ async def _relayed(path: str, request: Request, caller: Caller) -> Relayed:
 async def _model(request: Request) -> tuple[str, ModelField]:
     """The name of a model, and the body with it."""
     try:
-        field = await _found(request, await request.body())
+        # `request.body()` would keep the bytes beside those that are sent, for as long as the answer takes.
+        body = b"".join([chunk async for chunk in request.stream()])
+        field = await _found(request, body)
     except ClientDisconnect:
         raise ApiError(408, "The client left before its request was complete", code="timeout") from None
     except ValueError as error:

@@ -7,7 +7,8 @@ it is given as many as it is to have at once, and each that ends lets the next o
 import asyncio
 import bisect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
 from hone_api import metrics
@@ -36,6 +37,24 @@ class Ended(Exception):
 
 
 P = TypeVar("P", bound=Place)
+
+
+class Room:
+    """For the bodies of requests that wait, whatever for."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+
+    @contextmanager
+    def taken(self, size: int) -> Iterator[None]:
+        """So many bytes of it. Raises ApiError: there is no room for them."""
+        if self._taken + size > self._most:
+            raise busy("As many bytes of requests wait for servers as may.", _AGAIN_SECONDS)
+        self._taken += size
+        try:
+            yield
+        finally:
+            self._taken -= size
 
 
 class Line(Generic[P]):

@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -17,7 +17,7 @@ import httpx
 
 from hone_api import metrics
 from hone_api.errors import ApiError, busy
-from hone_api.serving.holding import Ended, Line
+from hone_api.serving.holding import Ended, Line, Room
 from hone_api.settings import Settings, Upstream
 
 _TIMEOUT = httpx.Timeout(None, connect=5.0, write=60.0).as_dict()
@@ -136,6 +136,7 @@ class Upstreams:
         self._servers, self._limits = settings.servers, settings.limits
         self._links: dict[Upstream, _Link] = {}
         self._lines: dict[tuple[Upstream, ...], Line[_Link]] = {}
+        self._room = Room(settings.limits.held_bytes)
         self._is_ending = False
         self._trusted: ssl.SSLContext
 
@@ -181,7 +182,8 @@ class Upstreams:
             if line is None:
                 _, answer = await self._first_answer(inside, servers, asked)
             else:
-                answer = await self._awaited(inside, line, servers, asked)
+                with ExitStack() as held:
+                    answer = await self._awaited(inside, held, line, servers, asked)
             yield answer
 
     def _line(self, servers: Sequence[Upstream]) -> Line[_Link] | None:
@@ -199,9 +201,23 @@ class Upstreams:
         return self._lines[group]
 
     async def _awaited(
-        self, inside: AsyncExitStack, line: Line[_Link], servers: Sequence[Upstream], asked: "_Asked"
+        self,
+        inside: AsyncExitStack,
+        held: ExitStack,
+        line: Line[_Link],
+        servers: Sequence[Upstream],
+        asked: "_Asked",
     ) -> httpx.Response:
-        """At once, if a server is there and nobody waits; else in turn."""
+        """At once, if a server is there and nobody waits; else in turn.
+
+        `held` is for what it takes while it may wait, until the answer has begun.
+        """
+
+        def number_of() -> int:
+            found = line.number()
+            held.enter_context(self._room.taken(len(asked.body)))
+            return found
+
         until, number = asyncio.get_running_loop().time() + line.seconds, None
         while True:
             async with AsyncExitStack() as attempt:
@@ -209,7 +225,7 @@ class Upstreams:
                     if number is None and not line:
                         link, answer = await self._first_answer(attempt, servers, asked)
                     else:
-                        number = line.number() if number is None else number
+                        number = number_of() if number is None else number
                         link = await line.turn(number, until)
                         answer = await _turned(attempt, link, asked, line)
                     if answer.status_code not in _NOT_YET or await link.is_there():
@@ -224,7 +240,7 @@ class Upstreams:
                         f"{', '.join(each.url for each in servers)}: not there in time"
                     ) from None
             asked.sent(False)
-            number = line.number() if number is None else number
+            number = number_of() if number is None else number
 
     async def _first_answer(
         self, inside: AsyncExitStack, servers: Sequence[Upstream], asked: "_Asked"
