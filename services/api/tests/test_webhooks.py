@@ -16,6 +16,7 @@ from api_process import examples, running_api, upload, wait_for
 from api_receiver import Receiver, receiving, status
 from openai import InvalidWebhookSignatureError, OpenAI
 from sqlalchemy import delete, select
+from sqlalchemy.exc import OperationalError
 
 from hone_api import metrics
 from hone_api.database.session import Database
@@ -24,6 +25,7 @@ from hone_api.database.webhooks import Delivery, Webhook
 from hone_api.errors import ApiError
 from hone_api.jobs import states
 from hone_api.settings import Webhooks
+from hone_api.webhooks import loop as loop_module
 from hone_api.webhooks.addresses import resolve
 from hone_api.webhooks.delivering import MOST_ATTEMPTS, Deliverer, wait_seconds
 from hone_api.webhooks.endpoints import Shown, create_webhook, delete_webhook, list_webhooks
@@ -392,6 +394,67 @@ def test_a_receiver_that_does_not_answer_holds_up_no_other(hooks: Hooks) -> None
     let_go.set()
     loop.join(20)
     assert delivered(slow) == 2
+
+
+def test_silent_receivers_leave_a_thread_to_whoever_has_none(
+    hooks: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop_module, "_THREADS", 3)
+    silent = [hooks.create(f"https://silent-{count}.example/") for count in range(2)]
+    for _ in range(3):
+        hooks.end_job()
+    last = hooks.create("https://last.example/")
+    hooks.end_job()
+    let_go = threading.Event()
+
+    def send(url: str, headers: Any, body: str) -> Outcome:
+        assert let_go.wait(20)
+        return hooks.send(url, headers, body)
+
+    loop = Loop(hooks.deliverer(send))
+
+    def begun() -> list[str]:
+        return [row.webhook_id for row in hooks.rows() if row.attempts]
+
+    loop.look()
+    wait_for(lambda: len(begun()) == 3, "what begins", 20)
+    # What is due first is of the silent ones, and still each has one.
+    assert set(begun()) == {*(webhook.id for webhook in silent), last.id}
+    let_go.set()
+    loop.join(20)
+
+
+def test_whoever_had_no_attempt_for_longest_is_next(hooks: Hooks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, "_THREADS", 1)
+    for count in range(3):
+        hooks.create(f"https://{count}.example/")
+    hooks.end_job()
+    hooks.end_job()
+    loop = Loop(hooks.deliverer())
+    for _ in range(6):
+        loop.look()
+        loop.join(20)
+    order = [url for _, url in hooks.sent]
+    assert len(set(order[:3])) == 3 and order[:3] == order[3:]
+
+
+def test_a_database_that_cannot_be_written_is_asked_again_at_the_usual_time(hooks: Hooks) -> None:
+    hooks.create()
+    hooks.end_job()
+    deliverer = hooks.deliverer()
+
+    def refused(_: int) -> None:
+        raise OperationalError("update", {}, Exception("read-only"))
+
+    loop = Loop(deliverer)
+    object.__setattr__(deliverer, "deliver", refused)
+    loop.look()
+    loop.join(20)
+    assert not loop.wake.is_set() and "read-only" in hooks.log.read_text()
+    object.__delattr__(deliverer, "deliver")
+    loop.look()
+    loop.join(20)
+    assert loop.wake.is_set() and hooks.row().status == "delivered"
 
 
 def test_figures_tell_what_waits_and_how_long(hooks: Hooks) -> None:

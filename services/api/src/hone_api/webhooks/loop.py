@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
-from sqlalchemy import Select, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from hone_api import metrics
 from hone_api.database.webhooks import Delivery
@@ -32,6 +33,8 @@ class Loop:
     deliverer: Deliverer
     wake: threading.Event = field(default_factory=threading.Event)
     _under_way: dict[int, tuple[str, threading.Thread]] = field(default_factory=dict)
+    _begun: dict[str, float] = field(default_factory=dict)
+    """When each webhook had its last attempt."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def look(self) -> None:
@@ -53,12 +56,14 @@ class Loop:
             metrics.WEBHOOKS_PENDING.set(sum(row[1] for row in rows))
             metrics.WEBHOOK_OLDEST_SECONDS.set(max((now - row[2] for row in rows), default=0))
             due = [
-                (webhook_id, number)
+                (turn, webhook_id, number)
                 for webhook_id, _, _, at in rows
                 if at <= now
-                for number in session.scalars(self._of(webhook_id, now)).all()
+                for turn, number in self._of(session, webhook_id, now)
             ]
-        for webhook_id, number in due:
+        self._begun = {row[0]: self._begun.get(row[0], 0.0) for row in rows}
+        # Nobody has a second attempt before everybody has a first one; then whoever had none for longest.
+        for _, webhook_id, number in sorted(due, key=lambda each: (each[0], self._begun[each[1]])):
             self._begin(webhook_id, number)
 
     def join(self, seconds: float) -> None:
@@ -79,8 +84,8 @@ class Loop:
             self.wake.wait(_EVERY)
             self.wake.clear()
 
-    def _of(self, webhook_id: str, now: int) -> Select[int]:
-        """Its oldest that may begin."""
+    def _of(self, session: Session, webhook_id: str, now: int) -> Iterator[tuple[int, int]]:
+        """Its oldest that may begin, each with the count of those that are at work before it."""
         with self._lock:
             here = [number for number, (of, _) in self._under_way.items() if of == webhook_id]
         wanted = select(Delivery.number).where(
@@ -89,7 +94,8 @@ class Loop:
             Delivery.not_before <= now,
             Delivery.number.not_in(here),
         )
-        return wanted.order_by(Delivery.not_before, Delivery.number).limit(_OF_ONE - len(here))
+        chosen = wanted.order_by(Delivery.not_before, Delivery.number).limit(_OF_ONE - len(here))
+        return enumerate(session.scalars(chosen).all(), len(here))
 
     def _begin(self, webhook_id: str, number: int) -> None:
         thread = threading.Thread(target=self._work, args=(number,), name="webhook", daemon=True)
@@ -97,23 +103,28 @@ class Loop:
             if len(self._under_way) >= _THREADS:
                 return
             self._under_way[number] = webhook_id, thread
+            self._begun[webhook_id] = time.monotonic()
         thread.start()
 
     def _work(self, number: int) -> None:
+        is_done = False
         try:
-            self._guarded(lambda: self.deliverer.deliver(number))
+            is_done = self._guarded(lambda: self.deliverer.deliver(number))
         finally:
             with self._lock:
                 del self._under_way[number]
-            # There may be more of this webhook.
-            self.wake.set()
+            if is_done:
+                # There may be more of this webhook.
+                self.wake.set()
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """What the database refuses for a while is done at a later look."""
+    def _guarded(self, work: Callable[[], None]) -> bool:
+        """Whether it was done; what the database refuses for a while is done at a later look."""
         try:
             work()
         except SQLAlchemyError as error:
             self.deliverer.reporter.tell("webhooks_failed", f"{type(error).__name__}: {error}", level="error")
+            return False
+        return True
 
 
 @contextmanager
