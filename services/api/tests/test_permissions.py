@@ -11,7 +11,7 @@ from api_upstream import stand_in
 from openai import OpenAI
 from sqlalchemy import select
 
-from hone_api.database.tables import Project
+from hone_api.database.tables import Permission, Project
 
 ADAPTER, MADE = "hone-faq-0123456789", "hone-faq-step-3-0123456789"
 MODEL = "ft:demo/tiny:hone:ünï/x:aaaaaaaa"
@@ -83,6 +83,8 @@ def test_a_shared_model_is_listed_without_its_owners_name_until_it_is_deleted(ap
     with pytest.raises(openai.NotFoundError):
         chat(guest, DELETED)
     assert [each.id for each in guest.models.list()] == [BASE]
+    with app.database.reading() as session:
+        assert session.scalars(select(Permission).where(Permission.model == DELETED)).all() == []
 
 
 def test_permissions_are_listed_in_pages_in_either_order_and_of_one_project(app: ServingApp) -> None:

@@ -592,7 +592,8 @@ def test_nothing_is_left_of_a_job_that_has_ended(new: NewLoop, end: str) -> None
         assert loop.job(job_id).status == "succeeded"
         # Its checkpoints come after it, and what they are made by is still to be found.
         assert loop.stages.names(job_id) == [f"{job_id}/1-train", f"{job_id}/step-2-1-import"]
-        assert loop.workspace(job_id).exists()
+        # The examples, which their owner may have deleted, do not wait for that.
+        assert sorted(each.name for each in loop.workspace(job_id).iterdir()) == ["out", "run.yaml"]
         for step in (2, 1):
             loop.stages.end(f"{job_id}/step-{step}-1-import", 65)
             loop.tick(2)
@@ -636,7 +637,7 @@ def test_what_a_killed_api_has_not_removed_is_found(new: NewLoop, monkeypatch: p
         patch.setattr(shutil, "rmtree", killed)
         loop.tick()
     assert loop.stages.names(job_id) == []
-    (loop.workspace(job_id) / "train.jsonl").unlink()
+    (loop.workspace(job_id) / "run.yaml").unlink()
     loop.tick()
     assert not loop.workspace(job_id).exists()
 
@@ -762,10 +763,15 @@ def test_training_waits_for_a_server_that_does_not_answer(
     monkeypatch.setattr(sharing, "_SECONDS", 0.1)
     with silent() as url:
         loop = new(local={"serving": "wait"}, servers=[{"url": url, "base": BASE}])
-        job_id = loop.create()
+        looks, look = [], sharing.Sharing._is_there
+        monkeypatch.setattr(sharing.Sharing, "_is_there", lambda *one: looks.append(one) or look(*one))
+        job_id, other = loop.create(), loop.create()
         loop.tick(2)
         assert loop.job(job_id).status == "queued"
-        assert "Training waits until serving has ended" in loop.told(job_id)[-1]
+        for waiting in (job_id, other):
+            assert "Training waits until serving has ended" in loop.told(waiting)[-1]
+        # At the second look, for both.
+        assert len(looks) == 1
     loop.tick()
     assert loop.job(job_id).status == "running"
 

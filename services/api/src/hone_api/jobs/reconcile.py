@@ -57,11 +57,13 @@ class Reconciler:
             wanted = select(Job).where(or_(Job.status.in_(states.ACTIVE), Job.slot.is_not(None)))
             jobs = [*session.scalars(wanted.order_by(Job.number))]
             session.expunge_all()
+        # What both find out by asking servers holds for all jobs of one look.
         running = Running(self.services, self.launcher, self.gpus, Listings(self.services.settings))
+        sharing = self._sharing
         for job in jobs:
-            self._guarded(lambda job=job: self._advance(job, running))  # type: ignore[misc]
+            self._guarded(lambda job=job: self._advance(job, running, sharing))  # type: ignore[misc]
 
-    def _advance(self, job: Job, running: Running) -> None:
+    def _advance(self, job: Job, running: Running, sharing: Sharing) -> None:
         if job.status == states.RUNNING:
             running.advance(job)
         elif job.slot is not None:
@@ -69,7 +71,7 @@ class Reconciler:
         elif job.status == states.VALIDATING:
             queue.validate(self.services, job)
         elif job.status == states.QUEUED:
-            queue.start(self.services, job, self.slots, self._sharing)
+            queue.start(self.services, job, self.slots, sharing)
 
     def _imports(self) -> None:
         Importing(self.services, self.launcher, self._imports_during_runs).look()
@@ -92,8 +94,8 @@ class Reconciler:
         expire_files(self.services)
 
     def _clean(self) -> None:
-        for folder in left_behind(self.services):
-            self._guarded(lambda folder=folder: clean(self.launcher, folder))  # type: ignore[misc]
+        for found in left_behind(self.services):
+            self._guarded(lambda found=found: clean(self.launcher, *found))  # type: ignore[misc]
 
     def _count(self) -> None:
         with self.services.database.reading() as session:

@@ -4,6 +4,7 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -28,7 +29,7 @@ Wish = Literal["pause", "resume"]
 
 @dataclass(frozen=True)
 class Sharing:
-    """Looks at what the loop sees, and keeps in a file what it last asked for."""
+    """Looks at what the loop sees, and keeps in a file what it last asked for. Made anew for every look."""
 
     services: Services
     launcher: Launcher
@@ -36,7 +37,7 @@ class Sharing:
     def lets_train(self, job: Job) -> bool:
         """Whether the GPU is free for this job; its events say what it waits for."""
         mode = self.services.settings.local.serving
-        if mode == "wait" and self._somebody_serves():
+        if mode == "wait" and self._somebody_serves:
             self._tell_once(job, "Training waits until serving has ended: they share the GPU")
             return False
         if mode == "pause" and not self._is("pause"):
@@ -98,8 +99,12 @@ class Sharing:
     def _file(self) -> Path:
         return self.services.settings.data / "serving.json"
 
+    @cached_property
     def _somebody_serves(self) -> bool:
-        """A server that takes a connection holds its GPU, however long it takes to answer, and whatever."""
+        """A server that takes a connection holds its GPU, however long it takes to answer, and whatever.
+
+        Asked once, however many jobs wait: each server may take seconds.
+        """
         return any(self._is_there(server) for server in self.services.settings.every_server)
 
     def _is_there(self, server: Upstream) -> bool:

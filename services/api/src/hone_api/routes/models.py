@@ -4,7 +4,7 @@ import time
 from typing import cast
 
 from fastapi import APIRouter, Request
-from sqlalchemy import or_, select
+from sqlalchemy import delete, or_, select
 from starlette.concurrency import run_in_threadpool
 
 from hone_api.access import ForReading, ForTuning
@@ -72,6 +72,7 @@ def _delete(ours: Services, caller: Caller, model: str) -> bool:
         if found is None:
             return False
         found.deleted_at = int(time.time())
+        session.execute(delete(Permission).where(Permission.model == model))
         return True
 
 
