@@ -80,6 +80,15 @@ def test_the_trainer_is_told_where_its_figures_go(
     assert [each.model_dump() for each in seen.integrations] == wandb(**FULL)
 
 
+def test_in_a_cluster_the_key_is_in_no_job(
+    loop: Loop, stages: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "operators")
+    monkeypatch.setitem(loop.services.settings.__dict__, "launcher", "kubernetes")
+    loop.begin(integrations=wandb(**FULL))
+    assert environment(stages).keys() >= {"WANDB_PROJECT"} and "operators" not in str(stages.command)
+
+
 def test_a_run_is_named_by_its_job_unless_it_has_a_name(
     loop: Loop, stages: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -143,7 +143,8 @@ def test_a_job_is_made_of_its_template_and_sees_only_its_own_files(here: Here) -
     assert stage["command"] == [*here.command().arguments[:-1], "$$(HOME)"] and "args" not in stage
     environment = {each["name"]: each.get("value") for each in stage["env"]}
     # What a client wrote is no name of a Secret's value.
-    assert environment == {"HONE_STORE": "/elsewhere", "WANDB_NAME": "$$(HF_TOKEN)", "HF_TOKEN": None}
+    secrets = {"HF_TOKEN": None, "WANDB_API_KEY": None}
+    assert environment == {"HONE_STORE": "/elsewhere", "WANDB_NAME": "$$(HF_TOKEN)", **secrets}
     folder = here.data / "jobs" / "ftjob-abc"
     mounts = [each for each in stage["volumeMounts"] if each["name"] == "data"]
     reads = {"mountPath": str(folder), "subPath": "jobs/ftjob-abc", "readOnly": True}

@@ -96,7 +96,7 @@ class Running:
         settings = self.services.settings
         if job.stage == TRAIN:
             workspace = workspace_of(self.services, job)
-            return train_command(settings, workspace, self._gpu(job), tracker_environment(job))
+            return train_command(settings, workspace, self._gpu(job), tracker_environment(job, settings))
         assert job.run_id is not None and job.stage == MERGE
         with self.services.database.reading() as session:
             return merge_command(settings, job.run_id, published_as(session, job))
