@@ -20,7 +20,7 @@ from hone_api.errors import ApiError
 from hone_api.keys import Caller
 from hone_api.metering import rates, window
 from hone_api.metering.rates import Rates
-from hone_api.metering.tokens import Tally, Tokens, most_asked, usage_wanted
+from hone_api.metering.tokens import Tally, Tokens, answers_asked, most_asked, usage_wanted
 from hone_api.metering.window import MINUTE, Window, shown
 from hone_api.serving.model_field import find_model
 
@@ -229,19 +229,37 @@ def test_a_stream_is_asked_for_its_usage(said: str, sent: bytes | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "most"),
+    ("said", "most", "answers"),
     [
-        ('"max_tokens":16', 16),
-        ('"max_tokens":"16","n":2.0', 32),
-        ('"max_tokens":16,"max_completion_tokens":1e1', 10),
-        ('"max_tokens":1e400', 10**12),
-        ('"max_tokens":null', None),
-        ('"max_tokens":-1', None),
-        ('"n":3', None),
+        ('"max_tokens":16', 16, 1),
+        ('"max_tokens":"16","n":2.0', 16, 2),
+        ('"max_tokens":30000,"max_completion_tokens":1', 30000, 1),
+        ('"max_completion_tokens":1e1,"max_output_tokens":null', 10, 1),
+        ('"max_tokens":1e400', 10**12, 1),
+        ('"max_tokens":null', None, 1),
+        ('"max_tokens":-1,"n":0', None, 1),
+        ('"n":3', None, 3),
+        ('"prompt":"a, [b]","max_tokens":5', 5, 1),
+        ('"prompt":[1, 2, 3],"max_tokens":5', 5, 1),
+        ('"prompt":[],"max_tokens":5', 5, 1),
+        (r'"prompt":[ "a, \"b\", [c]" ,"", "d" ],"max_tokens":5,"n":2', 5, 6),
+        ('"prompt":[[1, 2], [3,[4]] ]', None, 2),
+        ('"prompt":["a","b"],"prompt":"a"', None, 1),
     ],
 )
-def test_the_most_that_is_asked_for(said: str, most: int | None) -> None:
-    assert most_asked(asyncio.run(find_model(b'{"model":"a",%b}' % said.encode()))) == most
+def test_the_most_that_is_asked_for(said: str, most: int | None, answers: int) -> None:
+    field = asyncio.run(find_model(b'{"model":"a",%b}' % said.encode()))
+    assert (most_asked(field), answers_asked(field)) == (most, answers)
+
+
+def test_many_answers_are_reserved_where_their_length_is_not_said(served: ServingApp) -> None:
+    caller = Caller("key_1", "proj_1", "one", frozenset(), tokens_per_minute=10_000)
+    here = Rates(served.settings.limits, Clock())
+    first = here.admit(caller, 10, None, 8)
+    assert first.reserved == 10 + 8 * 256
+    # What one key has had is known for each answer.
+    first.settle(810, 800)
+    assert here.admit(caller, 10, None).reserved == 10 + int(256 + 0.2 * (100 - 256))
 
 
 def test_nothing_that_a_model_writes_is_taken_for_its_usage() -> None:

@@ -5,7 +5,7 @@ from typing import Self
 
 from hone_api.keys import Caller
 from hone_api.metering.rates import Admitted, Rates
-from hone_api.metering.tokens import Tally, most_asked, prompt_estimate
+from hone_api.metering.tokens import Tally, answers_asked, most_asked, prompt_estimate
 from hone_api.metering.usage import Usage
 from hone_api.serving.model_field import ModelField
 
@@ -18,7 +18,8 @@ class Meter:
     ) -> None:
         """`hides`: the client did not ask a stream for its usage, which it ends with nevertheless."""
         self._rates, self._usage, self._caller, self._model = rates, usage, caller, model
-        self._prompt, self._answer = prompt_estimate(field.text), most_asked(field)
+        self._prompt = prompt_estimate(field.text)
+        self._answer, self._answers = most_asked(field), answers_asked(field)
         self.tally = Tally(self._prompt, hides)
         self._admitted: Admitted | None = None
         self._sent = False
@@ -34,7 +35,7 @@ class Meter:
 
     def __enter__(self) -> Self:
         """Raises ApiError (429)."""
-        self._admitted = self._rates.admit(self._caller, self._prompt, self._answer)
+        self._admitted = self._rates.admit(self._caller, self._prompt, self._answer, self._answers)
         return self
 
     def __exit__(

@@ -40,19 +40,20 @@ class Admitted:
 
     counts: _Counts
     reserved: int
+    answers: int
     headers: dict[str, str]
     clock: Callable[[], float]
 
     def settle(self, used: int, completion: int | None) -> None:
         """Once, at its end: gives back what was reserved, and counts what was used.
 
-        `completion` are its answer's tokens; None: it had none.
+        `completion` are the tokens of its answers together; None: it had none.
         """
         self.counts.reserved -= self.reserved
         if used:
             self.counts.tokens.add(used, self.clock())
         if completion is not None:
-            self.counts.typical += _WEIGHT * (completion - self.counts.typical)
+            self.counts.typical += _WEIGHT * (completion / self.answers - self.counts.typical)
 
 
 class Rates:
@@ -62,8 +63,8 @@ class Rates:
         self._limits, self._clock = limits, clock
         self._keys: dict[str, _Counts] = {}
 
-    def admit(self, caller: Caller, prompt: int, answer: int | None) -> Admitted:
-        """For a prompt of so many tokens by estimate and an answer of so many at most.
+    def admit(self, caller: Caller, prompt: int, answer: int | None, answers: int = 1) -> Admitted:
+        """For a prompt of so many tokens by estimate, and so many answers of so many at most each.
 
         Raises ApiError (429), with what OpenAI's clients look at in its headers.
         """
@@ -71,7 +72,7 @@ class Rates:
         most_requests = _limit(caller.requests_per_minute, self._limits.requests_per_minute)
         most_tokens = _limit(caller.tokens_per_minute, self._limits.tokens_per_minute)
         counts = self._counts(caller.key_id, now)
-        wanted = prompt + (int(counts.typical) if answer is None else answer)
+        wanted = prompt + answers * (int(counts.typical) if answer is None else answer)
         if most_tokens and answer is None:
             # What nobody asked for is no reason to refuse for ever.
             wanted = max(prompt, min(wanted, most_tokens))
@@ -80,7 +81,8 @@ class Rates:
         if most_requests:
             counts.requests.add(1, now)
         counts.reserved += wanted
-        return Admitted(counts, wanted, _headers(counts, now, most_requests, most_tokens), self._clock)
+        headers = _headers(counts, now, most_requests, most_tokens)
+        return Admitted(counts, wanted, answers, headers, self._clock)
 
     def _counts(self, key_id: str, now: float) -> _Counts:
         if key_id not in self._keys:

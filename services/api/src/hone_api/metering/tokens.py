@@ -41,11 +41,15 @@ def prompt_estimate(body: bytes) -> int:
 
 
 def most_asked(field: ModelField) -> int | None:
-    """Tokens of all answers to a request together. None: it sets no limit."""
+    """Tokens of each answer to a request. None: it sets no limit."""
     said = [_number(field, name) for name in _LIMITS if name in field.others]
-    wanted = [each for each in said if each is not None]
-    answers = _number(field, "n") if "n" in field.others else None
-    return wanted[0] * max(1, answers or 1) if wanted else None
+    # Which of them counts is the route's and the server's to know.
+    return max((each for each in said if each is not None), default=None)
+
+
+def answers_asked(field: ModelField) -> int:
+    """How many: `n` to each prompt."""
+    return max(1, _number(field, "n") or 1) * field.prompts
 
 
 def usage_wanted(field: ModelField, path: str) -> bytes | None:

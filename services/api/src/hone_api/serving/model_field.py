@@ -13,20 +13,24 @@ import json
 import re
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 _TURN = 0.002
 """Seconds after which others have theirs."""
 _PIECE = 2**14
 """Bytes between looks at the clock; at worst each is a token."""
 _MOST_FIELDS = 1000
+_MOST_PROMPTS = 2**16
+"""What is more counts as so many: no limit of tokens has room for their answers."""
 _LONGEST = 2**14
 """Bytes of a number, or of a model's name, as it is written."""
 _ESCAPED = len(r'"\u006d\u006f\u0064\u0065\u006c"')
 _NOTED = {
     f'"{name}"'.encode(): name
-    for name in ("n", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens")
-}
+    for name in (
+        "n", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens", "max_output_tokens"
+    )
+}  # fmt: skip
 """Where these stand is kept. Who writes them with escapes is counted by what was used alone."""
 _LONGEST_NOTED = max(map(len, _NOTED))
 _SPACE = re.compile(rb"[ \t\n\r]*+")
@@ -35,7 +39,7 @@ _NUMBER = re.compile(rb"true|false|null|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|["{}\[\]]', re.DOTALL)
 
 _Scan = Generator[None, None, int]
-"""Gives the place behind what it has gone over. It yields after every piece."""
+"""Gives the place behind what it has gone over, or a count. It yields after every piece."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class ModelField:
     """0: it has no such field."""
     others: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Where the values of some other fields begin and end."""
+    prompts: int = 1
+    """How many `prompt` has: a list may hold several, or the tokens of one."""
 
     def other(self, name: str) -> bytes | None:
         """One of these as it is written. None: it is not there."""
@@ -106,9 +112,24 @@ def _object(text: bytes) -> Generator[None, None, ModelField]:
         at = _skip(text, end)
         if not text.startswith(b",", at):
             _check_end(text, at)
-            return found
+            return replace(found, prompts=(yield from _prompts(text, others)))
         at = _skip(text, at + 1)
     raise ValueError(f"The body has more than {_MOST_FIELDS} fields")
+
+
+def _prompts(text: bytes, others: Mapping[str, tuple[int, int]]) -> _Scan:
+    begin, end = others.get("prompt", (0, 0))
+    at = _skip(text, begin + 1)
+    if not text.startswith(b"[", begin) or not text.startswith((b'"', b"["), at):
+        return 1
+    # What was gone over quickly as one value is read again, one by one.
+    count = 0
+    while at < end - 1 and count < _MOST_PROMPTS:
+        at, count = _skip(text, (yield from _value(text, at))), count + 1
+        if at < end - 1:
+            at = _past(text, at, b",")
+        yield
+    return count
 
 
 def _check_end(text: bytes, at: int) -> None:
