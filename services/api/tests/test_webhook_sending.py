@@ -13,9 +13,11 @@ import httpx
 import pytest
 from api_receiver import Receiver, receiving, status
 
-from hone_api.settings import Webhooks
+from hone_api.serve import serve
+from hone_api.settings import Settings, Webhooks
 from hone_api.webhooks.addresses import Refused, Resolve, check_address, check_literal, resolve
 from hone_api.webhooks.sending import Outcome, Post
+from hone_contract.errors import BadConfiguration
 
 TLS = ssl.create_default_context()
 HERE = Webhooks(allow_http=True, allow_loopback=True, timeout_seconds=10)
@@ -31,6 +33,7 @@ REFUSED = {
         "168.63.129.16",
         "192.0.0.192",
         "fd00:ec2::254",
+        "fd00:ec2::23",
         "fd20:ce::254",
         "::ffff:100.100.100.200",
     ),
@@ -221,6 +224,21 @@ def test_what_is_no_http_is_not_repeated(receiver: Receiver) -> None:
 
 
 # -- TLS ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_cannot_be_read_are_a_setting_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    with pytest.raises(BadConfiguration, match=f"certificates of SSL_CERT_FILE={file} cannot be read"):
+        serve(Settings(data=tmp_path / "data"), "127.0.0.1", 0)
+    # Before anything was made.
+    assert not (tmp_path / "data").exists()
 
 
 def test_tls_is_with_the_name_and_not_with_the_address(tmp_path: Path) -> None:

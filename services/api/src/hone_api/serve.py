@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from hone_api.services import Services
 from hone_api.serving.upstreams import Upstreams
 from hone_api.settings import Settings
 from hone_api.webhooks.loop import delivering
+from hone_api.webhooks.sending import trusted
 from hone_contract.errors import BadConfiguration, RetryableFailure
 from hone_contract.events import Reporter
 
@@ -47,6 +49,8 @@ def serve(settings: Settings, host: str, port: int, launching: Launching = local
     Raises RetryableFailure when another process has this data.
     """
     reporter = Reporter("api")
+    # First of all: whatever speaks TLS reads the same certificates.
+    tls = trusted()
     settings.make_data()
     with _alone(settings.data), _listening(host, port) as listening:
         database = Database(settings.database_url)
@@ -58,13 +62,13 @@ def serve(settings: Settings, host: str, port: int, launching: Launching = local
             reporter.tell(
                 "serving", f"http://{host}:{port}/v1", database=database.name, slots=reconciler.slots
             )
-            asked_to_end = _run(services, reconciler, listening)
+            asked_to_end = _run(services, reconciler, listening, tls)
         database.close()
         if not asked_to_end:
             raise RetryableFailure("the api has ended by a mistake of ours; its log tells more")
 
 
-def _run(services: Services, reconciler: Reconciler, listening: socket.socket) -> bool:
+def _run(services: Services, reconciler: Reconciler, listening: socket.socket, tls: ssl.SSLContext) -> bool:
     """Until the end; whether we were asked for it."""
     server: _Server
 
@@ -78,7 +82,7 @@ def _run(services: Services, reconciler: Reconciler, listening: socket.socket) -
     def background(_: Services) -> Iterator[None]:
         with (
             reconciling(reconciler, lambda: failed("reconcile")),
-            delivering(services, lambda: failed("webhooks")),
+            delivering(services, tls, lambda: failed("webhooks")),
         ):
             yield
 

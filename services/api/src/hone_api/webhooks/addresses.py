@@ -29,11 +29,11 @@ _NEVER = tuple(
             "169.254.0.0/16",
             "fe80::/10",
             "fec0::/10",
-            # Metadata elsewhere: Alibaba, Azure, Oracle; Amazon and Google by IPv6.
+            # Metadata elsewhere: Alibaba, Azure, Oracle; by IPv6 Google, and Amazon with its other services.
             "100.100.100.200/32",
             "168.63.129.16/32",
             "192.0.0.0/24",
-            "fd00:ec2::254/128",
+            "fd00:ec2::/32",
             "fd20:ce::254/128",
             # Many at once, and what is kept for later (with broadcast).
             "224.0.0.0/4",

@@ -1,12 +1,12 @@
 """The loop that finds what is to be delivered now, and gives each webhook its share of the threads."""
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import httpx
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -128,10 +128,10 @@ class Loop:
 
 
 @contextmanager
-def delivering(services: Services, failed: Callable[[], None]) -> Iterator[None]:
+def delivering(services: Services, tls: ssl.SSLContext, failed: Callable[[], None]) -> Iterator[None]:
     """In threads beside the routes; `failed` is called if the loop ends by a mistake of ours."""
     rules = services.settings.webhooks
-    post = Post(rules, resolve, httpx.create_ssl_context())
+    post = Post(rules, resolve, tls)
     loop, stop = Loop(Deliverer(services.database, services.reporter, post)), threading.Event()
 
     def work() -> None:

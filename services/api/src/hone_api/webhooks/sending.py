@@ -1,5 +1,6 @@
 """One attempt to deliver: a POST that goes nowhere else, and ends in time whatever the receiver does."""
 
+import os
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -11,8 +12,10 @@ import httpx
 
 from hone_api.settings import Webhooks
 from hone_api.webhooks.addresses import Refused, Resolve, check_address
+from hone_contract.errors import BadConfiguration
 
 _GONE = 410
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,21 @@ class Post:
         ):
             # What else it has to say is left where it is.
             return response.status
+
+
+def trusted() -> ssl.SSLContext:
+    """Whose certificates are believed: the public ones, or those of SSL_CERT_FILE or SSL_CERT_DIR.
+
+    Raises BadConfiguration.
+    """
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        named = [f"{name}={os.environ[name]}" for name in _CERTIFICATES if os.environ.get(name)]
+        raise BadConfiguration(
+            f"the certificates of {' and '.join(named) or 'this machine'} cannot be read: {error}; "
+            "name a file of PEM certificates, or none"
+        ) from None
 
 
 def _outcome(status: int) -> Outcome:
