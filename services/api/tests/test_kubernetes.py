@@ -28,10 +28,11 @@ from api_cluster import (
     write_kubeconfig,
 )
 from api_stages import until
+from kubernetes.client import Configuration
 from kubernetes.config import incluster_config
 
 from hone_api.launcher import cluster
-from hone_api.launcher.cluster import NoAnswer, Refused, connect
+from hone_api.launcher.cluster import Cluster, NoAnswer, Refused, connect
 from hone_api.launcher.kubernetes import KubernetesLauncher
 from hone_api.launcher.manifest import job_name, make_job
 from hone_api.launcher.stages import Command, State
@@ -264,7 +265,8 @@ def test_in_a_pod_the_cluster_is_its_own(tmp_path: Path, monkeypatch: pytest.Mon
     # Which reads the certificates.
     monkeypatch.setattr(cluster, "ApiClient", lambda configuration: configuration)
     found = connect(None)
-    assert found.namespace == "team"
+    assert (found.namespace, found.home) == ("team", "team")
+    assert (connect("other").namespace, connect("other").home) == ("other", "team")
     configuration: Any = found._client
     assert configuration.host == "https://10.0.0.1:443"
     assert configuration.get_api_key_with_prefix("BearerToken") == "bearer token"
@@ -570,6 +572,16 @@ def test_servers_are_found_and_go_again(here: Here) -> None:
         until(lambda: settings.every_server == (said,))
     finally:
         found.close()
+
+
+def test_servers_of_another_namespace_are_found_by_its_name(here: Here) -> None:
+    settings = Settings()
+    theirs = Cluster(Configuration(host=here.url), "hone", "elsewhere")
+    here.mock.change(SERVICES, _service("support", {"hone.dev/name": "bot"}))
+    found = FoundServers(theirs, settings, Reporter("api", here.data / "log.jsonl"))
+    found.start()
+    until(lambda: settings.every_server == (Upstream(url="http://support.hone.svc:8000", model="bot"),))
+    found.close()
 
 
 def _service(name: str, annotations: dict[str, str], port: int = 8000) -> dict[str, object]:

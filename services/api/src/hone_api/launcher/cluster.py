@@ -54,9 +54,9 @@ class Refused(HoneError):
 
 
 class Cluster:
-    """One namespace of it."""
+    """One namespace of it; `home` is the one in which we are ourselves, where names need no more."""
 
-    def __init__(self, configuration: Configuration, namespace: str) -> None:
+    def __init__(self, configuration: Configuration, namespace: str, home: str | None = None) -> None:
         # The client's own would sleep in here for as long as a busy cluster says.
         configuration.retries = False
         # Three watches, the loop, and a log.
@@ -64,6 +64,7 @@ class Cluster:
         self._client = ApiClient(configuration)
         self._not_before = 0.0
         self.namespace = namespace
+        self.home = home or namespace
 
     def get(self, resource: str, name: str) -> Object | None:
         """None: there is none of that name."""
@@ -185,7 +186,7 @@ def connect(namespace: str | None) -> Cluster:
         raise BadConfiguration(
             f"no cluster is known here: {error}; run it in a pod with a service account, or set KUBECONFIG"
         ) from None
-    return Cluster(configuration, namespace or here)
+    return Cluster(configuration, namespace or here, here)
 
 
 class Shut:

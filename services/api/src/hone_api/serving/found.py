@@ -20,6 +20,7 @@ class FoundServers:
 
     def __init__(self, cluster: Cluster, settings: Settings, reporter: Reporter) -> None:
         self._settings, self._reporter = settings, reporter
+        self._domain = "" if cluster.namespace == cluster.home else f".{cluster.namespace}.svc"
         self._services = Mirror(cluster, SERVICES, SERVES, self._seen, reporter)
 
     def start(self, seconds: float = 10.0) -> None:
@@ -36,16 +37,16 @@ class FoundServers:
     def _upstreams(self) -> Iterator[Upstream]:
         for service in self._services.every():
             try:
-                yield _upstream(service)
+                yield _upstream(service, self._domain)
             except (ValidationError, LookupError) as error:
                 name = service["metadata"]["name"]
                 told = f"Service {name} does not say what it serves: {error}; see {SERVES} and {NAME}"
                 self._reporter.tell("server_not_understood", told, level="warning", service=name)
 
 
-def _upstream(service: Object) -> Upstream:
-    """Raises LookupError and ValidationError."""
+def _upstream(service: Object, domain: str) -> Upstream:
+    """`domain` is what a name needs to be found from here. Raises LookupError and ValidationError."""
     metadata, ports = service["metadata"], service["spec"]["ports"]
     port = next((each for each in ports if each.get("name") == "http"), ports[0])
     said = {metadata["labels"][SERVES]: metadata["annotations"][NAME]}
-    return Upstream.model_validate({"url": f"http://{metadata['name']}:{port['port']}", **said})
+    return Upstream.model_validate({"url": f"http://{metadata['name']}{domain}:{port['port']}", **said})
