@@ -17,7 +17,7 @@ from api_serving_app import ASK, BASE, STORED, ServingApp, serving_app
 from api_upstream import StandIn, stand_in
 
 from hone_api.errors import ApiError
-from hone_api.keys import Caller
+from hone_api.keys import Caller, find_caller
 from hone_api.metering import rates, window
 from hone_api.metering.rates import Rates
 from hone_api.metering.tokens import Tally, Tokens, answers_asked, most_asked, usage_wanted
@@ -154,6 +154,35 @@ def test_what_is_never_within_the_limit_is_not_to_come_again(served: ServingApp)
     assert refused.value.type == "tokens" and refused.value.response.headers["x-should-retry"] == "false"
     assert refused.value.response.request.headers["x-stainless-retry-count"] == "0"
     assert client.chat.completions.create(model=BASE, messages=ASK).model == BASE
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_key_at_its_limit_costs_no_reading(served: ServingApp) -> None:
+    key = served.key(requests_per_minute=1)
+    served.client(key).chat.completions.create(model=BASE, messages=ASK)
+    for size in (1, 2**17):
+        told = httpx.post(
+            f"{served.url}/v1/chat/completions",
+            content=b"x" * size,
+            headers={"Authorization": f"Bearer {key}"},
+            trust_env=False,
+        )
+        assert (told.status_code, told.json()["error"]["type"]) == (429, "requests")
+
+
+def test_large_bodies_wait_for_those_of_their_own_key_alone(served: ServingApp) -> None:
+    ours, theirs, lock = served.key(), served.key("other"), asyncio.Lock()
+    with served.database.reading() as session:
+        caller = find_caller(session, ours)
+    assert caller is not None and asyncio.run(lock.acquire())
+    served.app.state.large_bodies[caller.key_id] = lock
+    large: Any = {"model": BASE, "messages": ASK, "user": "x" * 2**17}
+    assert served.client(theirs).chat.completions.create(**large).model == BASE
+    with pytest.raises(openai.APITimeoutError):
+        served.client(ours).chat.completions.create(**large, timeout=0.2)
+    # The next request wakes the loop, and with it who waited.
+    lock.release()
+    assert served.client(ours).chat.completions.create(**large).model == BASE
 
 
 @pytest.mark.usefixtures("clock")

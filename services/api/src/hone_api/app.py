@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any
+from weakref import WeakValueDictionary
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -47,7 +48,8 @@ def make_app(services: Services, background: Background = lambda _: nullcontext(
     app.state.services = services
     app.state.keys = KeyRing(services.database)
     app.state.turns = Turns()
-    app.state.large_bodies = asyncio.Lock()
+    # By key; they are there for as long as somebody holds one or waits for it.
+    app.state.large_bodies = WeakValueDictionary[str, asyncio.Lock]()
     app.state.rates = Rates(services.settings.limits)
     app.state.usage = Usage(services.settings, services.database, services.reporter)
     app.state.names = Names(services.settings, services.database)

@@ -63,14 +63,22 @@ class Rates:
         self._limits, self._clock = limits, clock
         self._keys: dict[str, _Counts] = {}
 
+    def check(self, caller: Caller) -> None:
+        """Before anything is done for a request: whether the key may have one at all. It counts nothing.
+
+        Raises ApiError (429).
+        """
+        now = self._clock()
+        if refused := _refusal(self._counts(caller.key_id, now), now, *self._most(caller), 0):
+            raise refused
+
     def admit(self, caller: Caller, prompt: int, answer: int | None, answers: int = 1) -> Admitted:
         """For a prompt of so many tokens by estimate, and so many answers of so many at most each.
 
         Raises ApiError (429), with what OpenAI's clients look at in its headers.
         """
         now = self._clock()
-        most_requests = _limit(caller.requests_per_minute, self._limits.requests_per_minute)
-        most_tokens = _limit(caller.tokens_per_minute, self._limits.tokens_per_minute)
+        most_requests, most_tokens = self._most(caller)
         counts = self._counts(caller.key_id, now)
         wanted = prompt + answers * (int(counts.typical) if answer is None else answer)
         if most_tokens and answer is None:
@@ -83,6 +91,13 @@ class Rates:
         counts.reserved += wanted
         headers = _headers(counts, now, most_requests, most_tokens)
         return Admitted(counts, wanted, answers, headers, self._clock)
+
+    def _most(self, caller: Caller) -> tuple[int | None, int | None]:
+        """Requests and tokens in a minute."""
+        return (
+            _limit(caller.requests_per_minute, self._limits.requests_per_minute),
+            _limit(caller.tokens_per_minute, self._limits.tokens_per_minute),
+        )
 
     def _counts(self, key_id: str, now: float) -> _Counts:
         if key_id not in self._keys:

@@ -1,5 +1,7 @@
 """Chat, completions and responses: handed on to the server that has the model, under its name there."""
 
+import asyncio
+from collections.abc import MutableMapping
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -9,6 +11,7 @@ from hone_api.access import ForChat
 from hone_api.errors import ApiError, invalid
 from hone_api.keys import Caller
 from hone_api.metering.meter import Meter
+from hone_api.metering.rates import Rates
 from hone_api.metering.tokens import usage_wanted
 from hone_api.routes.models import names_of
 from hone_api.services import services_of
@@ -51,19 +54,19 @@ async def create_response(request: Request, caller: ForChat) -> Relayed:
 
 
 async def _relayed(path: str, request: Request, caller: Caller) -> Relayed:
-    name, field = await _model(request)
+    name, field = await _model(request, caller)
     to = await names_of(request).find(caller.project_id, name)
     options = usage_wanted(field, path)
     meter = Meter(request.app.state.rates, request.app.state.usage, caller, name, field, options is not None)
     return Relayed(services_of(request), to, meter, name, path, field.renamed(to.model, options))
 
 
-async def _model(request: Request) -> tuple[str, ModelField]:
+async def _model(request: Request, caller: Caller) -> tuple[str, ModelField]:
     """The name of a model, and the body with it."""
     try:
         # `request.body()` would keep the bytes beside those that are sent, for as long as the answer takes.
         body = b"".join([chunk async for chunk in request.stream()])
-        field = await _found(request, body)
+        field = await _found(request, caller, body)
     except ClientDisconnect:
         raise ApiError(408, "The client left before its request was complete", code="timeout") from None
     except ValueError as error:
@@ -75,9 +78,14 @@ async def _model(request: Request) -> tuple[str, ModelField]:
     return field.value, field
 
 
-async def _found(request: Request, body: bytes) -> ModelField:
+async def _found(request: Request, caller: Caller, body: bytes) -> ModelField:
+    rates: Rates = request.app.state.rates
+    rates.check(caller)
     if len(body) <= _SMALL:
         return await find_model(body)
-    # Large ones come one after another: each takes its turns from all that stream.
-    async with request.app.state.large_bodies:
+    # A key's large ones come one after another: each takes its turns from all that stream.
+    locks: MutableMapping[str, asyncio.Lock] = request.app.state.large_bodies
+    async with locks.setdefault(caller.key_id, asyncio.Lock()):
+        # Those before it have counted meanwhile.
+        rates.check(caller)
         return await find_model(body)
