@@ -109,7 +109,8 @@ class Loop:
     def write_run(self, job_id: str, steps: Iterable[int], checkpoints: Iterable[int] = ()) -> str:
         """What a trainer leaves in the store and in the job's folder."""
         run_id = f"{job_id}-0123456789"
-        self.write_metrics(job_id, steps)
+        steps = [*steps]
+        self.write_metrics(job_id, steps, total=steps[-1])
         self.write_checkpoints(job_id, *checkpoints)
         self.write_adapter(run_id)
         (self.workspace(job_id) / "out" / "run-id").write_text(run_id)
@@ -123,7 +124,9 @@ class Loop:
                 (partial / "adapter_config.json").write_text("{}")
                 seal(partial, "checkpoint", f"{run_id}-{step}", lineage=lineage)
 
-    def write_metrics(self, job_id: str, steps: Iterable[int], width: int = 0, clock: int = 0) -> None:
+    def write_metrics(
+        self, job_id: str, steps: Iterable[int], width: int = 0, clock: int = 0, total: int = 9
+    ) -> None:
         """All lines anew, each `width` digits longer than it would be; at `clock` seconds since 1970."""
         run = self.store.run(f"{job_id}-0123456789")
         run.mkdir(parents=True, exist_ok=True)
@@ -133,7 +136,7 @@ class Loop:
             for step in steps
         ]
         (run / "metrics.jsonl").write_text("".join(f"{line}\n" for line in lines))
-        told = {"step": steps[-1], "total_steps": 9, "updated_at": datetime.fromtimestamp(clock, UTC)}
+        told = {"step": steps[-1], "total_steps": total, "updated_at": datetime.fromtimestamp(clock, UTC)}
         write_status(run / "status.json", RunStatus(run_id=run.name, state="running", **told))
 
     def write_adapter(self, name: str) -> None:

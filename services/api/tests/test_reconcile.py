@@ -390,6 +390,19 @@ def test_checkpoints_become_adapters_while_their_run_trains(new: NewLoop) -> Non
     assert loop.stages.names(job_id) == []
 
 
+def test_without_the_last_steps_checkpoint_none_is_the_model(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.begin()
+    loop.write_run(job_id, range(1, 4), checkpoints=(1, 2))
+    loop.stages.end(f"{job_id}/1-train")
+    loop.tick(2)
+    assert loop.job(job_id).status == "succeeded"
+    assert imports(loop) == ["step-2-1-import"]
+    adapter = end_import(loop, job_id, 2)
+    loop.tick()
+    assert loop.checkpoints(job_id)[2].served_as == adapter
+
+
 def test_checkpoints_wait_until_their_run_has_ended_if_the_operator_says_so(new: NewLoop) -> None:
     loop = new(checkpoints="after")
     job_id = loop.begin()
@@ -727,6 +740,20 @@ def test_a_server_that_dawdles_is_not_waited_for(new: NewLoop, monkeypatch: pyte
         job_id = loop.trained()
         loop.tick(2)
         assert f"The server of {BASE} does not answer within" in loop.told(job_id)[-1]
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_a_server_that_sleeps_is_not_awaited_where_requests_wake_it(new: NewLoop, answers: bool) -> None:
+    with silent() as gone:
+        pass
+    with serving(1) as (server,):
+        told = [{"url": server.url if answers else gone, "base": BASE, "hold_seconds": 60}]
+        loop = new(servers=told)
+        job_id = loop.trained()
+        loop.tick(2)
+        wanted = f"The server of {BASE} is not there now; a request wakes it, and it serves"
+        assert (loop.job(job_id).status == "succeeded") is not answers
+        assert any(each.startswith(wanted) for each in loop.told(job_id)) is not answers
 
 
 def test_a_merged_model_is_served_when_its_own_version_is(new: NewLoop) -> None:

@@ -97,10 +97,11 @@ def is_gone(checkpoint: Checkpoint, there: Collection[int]) -> bool:
 
 
 def finish_checkpoints(session: Session, job: Job) -> None:
-    """The last one is what the run has sealed, so it is served as that."""
-    last = max(list_checkpoints(session, job), key=lambda checkpoint: checkpoint.step, default=None)
-    if last is not None and last.served_as is None and not last.importing:
-        last.served_as = job.run_id
+    """That of the last step is what the run has sealed, so it is served as that; if it is left, that is."""
+    total = job.progress.get("pace", {}).get("total")
+    for each in list_checkpoints(session, job):
+        if each.step == total and each.served_as is None and not each.importing:
+            each.served_as = job.run_id
 
 
 def forget_checkpoint(session: Session, checkpoint: Checkpoint) -> None:

@@ -17,6 +17,8 @@ from hone_api.errors import busy
 _EVERY = 0.25
 """Seconds between two looks."""
 _AGAIN_SECONDS = 2
+NOT_THERE = (502, 503, 504)
+"""Statuses of what stands before a server, or of the server itself before it can answer."""
 
 
 class Place(Protocol):

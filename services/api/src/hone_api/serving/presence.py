@@ -9,6 +9,7 @@ from typing import Literal
 
 import httpx
 
+from hone_api.serving.holding import NOT_THERE
 from hone_api.serving.names import servers_of
 from hone_api.settings import Settings, Upstream
 from hone_contract.errors import BadConfiguration
@@ -18,9 +19,11 @@ _SECONDS = 3.0
 
 @dataclass(frozen=True)
 class Presence:
-    """`served`: a server lists it. `waiting`: one is to, and does not yet. `nobody`: none is configured."""
+    """`served`: a server lists it. `asleep`: one will that is not there, and that requests wait for.
+    `waiting`: one is to, and does not yet. `nobody`: none is configured.
+    """
 
-    state: Literal["served", "waiting", "nobody"]
+    state: Literal["served", "asleep", "waiting", "nobody"]
     message: str
     """What is so, and for `nobody` what to do. Clients see it, so it names no machine."""
     seen: str = ""
@@ -54,9 +57,18 @@ class Listings:
                 told = f"{_called(server)} serves it as {served_as}."
                 return Presence("served", told, f"{server.url} serves it as {served_as}")
             reasons[server] = reason
+        seen = "; ".join(f"{server.url} {why}" for server, why in reasons.items())
+        if any(server.hold_seconds for server in servers) and all(
+            isinstance(self._told[server], _Absent) for server in servers
+        ):
+            # Nobody would wake it but a request for the model, which has no name before its job has ended.
+            told = (
+                f"{_called(servers[0])} is not there now; a request wakes it, and it serves {served_as} then."
+            )
+            return Presence("asleep", told, seen)
         # Several of one base may say the same.
         told = "; ".join(dict.fromkeys(f"{_called(server)} {why}" for server, why in reasons.items()))
-        return Presence("waiting", told, "; ".join(f"{server.url} {why}" for server, why in reasons.items()))
+        return Presence("waiting", told, seen)
 
     @cached_property
     def _told(self) -> "dict[Upstream, _Listed | str]":
@@ -65,6 +77,10 @@ class Listings:
 
 _Listed = dict[str, str | None]
 """The version of each model, where the server tells it."""
+
+
+class _Absent(str):
+    """Why it is not known what a server lists: requests, too, would find that it is not there."""
 
 
 async def _ask(servers: Sequence[Upstream]) -> dict[Upstream, _Listed | str]:
@@ -82,18 +98,19 @@ async def _listing(client: httpx.AsyncClient, server: Upstream) -> _Listed | str
     except BadConfiguration:
         return "is not asked: the file with its key cannot be read"
     except TimeoutError:
-        return f"does not answer within {_SECONDS:.0f} s"
+        return _Absent(f"does not answer within {_SECONDS:.0f} s")
     except httpx.HTTPError as error:
-        return f"cannot be reached: {type(error).__name__} {error}".rstrip()
+        return _Absent(f"cannot be reached: {type(error).__name__} {error}".rstrip())
     if answer.status_code in (401, 403):
         return f"refuses the key; the environment's {server.key_variable} must hold one that it takes"
+    kind = _Absent if answer.status_code in NOT_THERE else str
     try:
         told = json.loads(answer.content)
         if answer.status_code == 200:
             return {model["id"]: model.get("version") for model in told["data"]}
-        return f"answers {answer.status_code}: {told['error']['message']}"
+        return kind(f"answers {answer.status_code}: {told['error']['message']}")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return f"answers {answer.status_code} with nothing that can be read"
+        return kind(f"answers {answer.status_code} with nothing that can be read")
 
 
 def _called(server: Upstream) -> str:

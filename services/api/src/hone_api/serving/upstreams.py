@@ -17,7 +17,7 @@ import httpx
 
 from hone_api import metrics
 from hone_api.errors import ApiError, busy
-from hone_api.serving.holding import Ended, Line, Room
+from hone_api.serving.holding import NOT_THERE, Ended, Line, Room
 from hone_api.settings import Settings, Upstream
 
 _TIMEOUT = httpx.Timeout(None, connect=5.0, write=60.0).as_dict()
@@ -27,7 +27,6 @@ _IDLE_SECONDS = 4.0
 _SHUNNED_SECONDS = 2.0
 """How long a server that took no connection comes after the others."""
 _AGAIN_SECONDS = 2
-_NOT_YET = (502, 503, 504)
 _LOOK_SECONDS = 2.0
 # A machine that is gone says nothing; without probes an answer would be waited for for ever.
 _PROBED = [
@@ -228,7 +227,7 @@ class Upstreams:
                         number = number_of() if number is None else number
                         link = await line.turn(number, until)
                         answer = await _turned(attempt, link, asked, line)
-                    if answer.status_code not in _NOT_YET or await link.is_there():
+                    if answer.status_code not in NOT_THERE or await link.is_there():
                         inside.push_async_exit(attempt.pop_all())
                         return answer
                     # A proxy before it says so, or what answers on its port while it loads.
