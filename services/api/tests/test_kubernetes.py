@@ -549,6 +549,7 @@ def test_a_watch_outlives_a_disk_that_cannot_be_read_and_ends_the_api_when_it_is
     assert jobs.get(JOB) is not None
     # Told again at the next look, and that is where the thread ends.
     jobs._thread.join(10)
+    assert '"watch_ended"' in (here.data / "log.jsonl").read_text()
     with pytest.raises(RuntimeError, match="has ended"):
         here.launcher.state(NAME)
 

@@ -25,7 +25,7 @@ class Mirror:
         self._objects: dict[str, Object] = {}
         self._listed = threading.Event()
         self._shut = Shut()
-        self._thread = threading.Thread(target=self._follow_on, name=resource.rpartition("/")[2], daemon=True)
+        self._thread = threading.Thread(target=self._live, name=resource.rpartition("/")[2], daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -60,6 +60,14 @@ class Mirror:
         if not self._listed.is_set():
             raise NoAnswer(f"what the cluster has of {self._resource.rpartition('/')[2]} is not known yet")
         return self._objects
+
+    def _live(self) -> None:
+        try:
+            self._follow_on()
+        finally:
+            if not self._shut.asked.is_set():
+                told = f"the watch of {self._resource} has ended by a mistake of ours"
+                self._reporter.tell("watch_ended", told, level="error")
 
     def _follow_on(self) -> None:
         version, pause = "", _FIRST_PAUSE
