@@ -243,8 +243,9 @@ def test_an_upload_that_is_broken_off_leaves_nothing(tmp_path: Path) -> None:
         connection.close()
         wait_until(lambda: not api.on_disk())
         assert api.records() == 0
-        log = (tmp_path / "log.jsonl").read_text(encoding="utf-8")
-        assert '"level":"error"' not in log
+        log = tmp_path / "log.jsonl"
+        wait_until(log.exists)
+        assert '"level":"error"' not in log.read_text(encoding="utf-8")
 
 
 def test_a_body_that_never_pauses_is_ended_too(tmp_path: Path) -> None:
