@@ -93,6 +93,18 @@ def test_a_job_whose_model_is_gone_from_the_settings_fails(new: NewLoop) -> None
     assert "gone" in failed.error["message"] and "`models`" in failed.error["message"]
 
 
+def test_a_store_that_is_away_for_a_while_fails_no_job(new: NewLoop) -> None:
+    loop = new()
+    job_id = loop.trained()
+    for stage in ("train", "deploy"):
+        loop.store.root.rename(away := loop.store.root.with_name("away"))
+        loop.tick(2)
+        assert (loop.job(job_id).status, loop.job(job_id).stage) == ("running", stage)
+        away.rename(loop.store.root)
+        loop.tick()
+    assert loop.job(job_id).status == "succeeded"
+
+
 def test_a_job_that_was_paused_while_its_model_was_deployed_needs_no_slot(new: NewLoop) -> None:
     loop = new()
     paused = loop.trained()

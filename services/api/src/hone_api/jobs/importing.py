@@ -16,7 +16,7 @@ from hone_api.jobs import states
 from hone_api.jobs.progress import Run
 from hone_api.jobs.results import checkpoint_name, forget_checkpoint
 from hone_api.jobs.stages import Failure, failure_of, import_command, import_name
-from hone_api.jobs.steps import base_of_checkpoint
+from hone_api.jobs.steps import base_of_checkpoint, has_store
 from hone_api.jobs.telling import for_clients
 from hone_api.jobs.workspace import run_name
 from hone_api.launcher.stages import Command, Launcher, State
@@ -40,9 +40,7 @@ class Importing:
 
     def look(self) -> None:
         """Begin the stage of the checkpoint whose turn it is, or see what came of it."""
-        # Without the store, all that is in it would seem to be gone.
-        has_store = (self._store.root / "runs").is_dir()
-        found = (self._under_way() or self._take_next()) if has_store else None
+        found = (self._under_way() or self._take_next()) if has_store(self._store) else None
         if found is None:
             return
         checkpoint, job = found

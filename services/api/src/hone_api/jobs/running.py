@@ -35,7 +35,7 @@ from hone_api.jobs.stages import (
     stage_name,
     train_command,
 )
-from hone_api.jobs.steps import base_of, enter, same, try_again
+from hone_api.jobs.steps import base_of, enter, has_store, same, try_again
 from hone_api.jobs.telling import for_clients
 from hone_api.jobs.workspace import run_name
 from hone_api.launcher.stages import Command, Launcher, State
@@ -130,10 +130,12 @@ class Running:
 
     def _trained(self, job: Job) -> None:
         """Write down all that a run has left, and choose what comes next."""
+        if not has_store(self._store):
+            return
         try:
             run_id = read_run_id(workspace_of(self.services, job).run_id_file, run_name(job))
             base_of(self._store, run_id)
-        except (OSError, HoneError) as error:
+        except (FileNotFoundError, HoneError) as error:
             self._failed(job, Failure("server_error", f"The run left no adapter: {error}"))
             return
         left = self._run(job).results()
@@ -161,6 +163,8 @@ class Running:
     def _deploy(self, job: Job) -> None:
         """The job is done when a server has its model, or when none can."""
         assert job.run_id is not None
+        if not has_store(self._store):
+            return
         merged = read_extras(job.labels).deploy == "merged"
         with self.services.database.reading() as session:
             served_as = published_as(session, job) if merged else job.run_id

@@ -38,6 +38,11 @@ def try_again(session: Session, job: Job, failure: Failure, told: str, local: Lo
     return True
 
 
+def has_store(store: Store) -> bool:
+    """Whether its volume is there: without it, all that is in it would seem to be gone."""
+    return (store.root / "runs").is_dir()
+
+
 def base_of(store: Store, run_id: str) -> str:
     """The base's name in the store, from the adapter's own manifest. Raises HoneError."""
     return _base_of(open_artifact(store.adapter(run_id), "adapter"))
