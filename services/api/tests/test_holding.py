@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY
 
 from hone_api import serve
 from hone_api.serving import holding
+from hone_api.settings import Upstream
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,28 @@ def test_a_server_that_goes_again_is_waited_for_again(tmp_path: Path) -> None:
             waiting = [ask() for _ in in_turn(port, 2)]
             with stand_in(STORED, port=port):
                 assert {each.result().model for each in waiting} == {BASE}
+
+
+def test_servers_that_are_found_meanwhile_answer_who_waits(tmp_path: Path) -> None:
+    with cold(tmp_path) as (app, port), asking(app) as ask, stand_in(STORED) as here:
+        found = Upstream(url=here.url, base="demo:tiny")
+        first = ask()
+        until(lambda: held(port) == 1)
+        # One that is not there either: who comes now waits in the same line.
+        app.settings.find([Upstream(url="http://127.0.0.1:9", base=STORED)])
+        app.app.state.names.forget(BASE)
+        second = ask()
+        until(lambda: held(port) == 2)
+        app.settings.find([found])
+        assert first.result().model == second.result().model == BASE
+        app.settings.find([])
+        app.app.state.names.forget(BASE)
+        third = ask(timeout=0.4)
+        until(lambda: held(port) == 1)
+        assert [each.url for each in app.app.state.services.upstreams._links] == [f"http://127.0.0.1:{port}"]
+        assert REGISTRY.get_sample_value("hone_api_server_requests", {"server": here.url}) is None
+        with pytest.raises(openai.APITimeoutError):
+            third.result()
 
 
 @pytest.mark.parametrize("comes", [True, False])

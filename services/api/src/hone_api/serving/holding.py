@@ -7,11 +7,10 @@ it is given as many as it is to have at once, and each that ends lets the next o
 import asyncio
 import bisect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Generic, Protocol, TypeVar
 
-from hone_api import metrics
 from hone_api.errors import busy
 
 _EVERY = 0.25
@@ -60,22 +59,22 @@ class Room:
 
 
 class Line(Generic[P]):
-    """Of requests for the same servers."""
+    """Of requests for the same model or base."""
 
-    def __init__(self, places: Sequence[P], names: Sequence[str], most: int, seconds: float) -> None:
-        self._places, self._most, self.seconds = places, most, seconds
+    def __init__(self, find: Callable[[], Sequence[P]], most: int) -> None:
+        """`find` tells at every look the servers that there are."""
+        self._find, self._most = find, most
+        self._places: Sequence[P] = ()
         self._numbers = itertools.count()
         self._waiting: list[tuple[int, asyncio.Future[P]]] = []
         """The lowest number first."""
         self._there: set[int] = set()
         self._looking: asyncio.Task[None] | None = None
         self._is_closed = False
-        for name in names:
-            metrics.HELD.labels(name).set_function(lambda: len(self._waiting))
 
-    def __bool__(self) -> bool:
-        """Whether anybody waits."""
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
 
     def number(self) -> int:
         """For a request that is to wait; it keeps it when it waits again. Raises ApiError: too many do."""
@@ -137,6 +136,7 @@ class Line(Generic[P]):
 
     async def _look(self) -> None:
         while self._waiting:
+            self._places = self._find()
             found = await asyncio.gather(*(place.is_there() for place in self._places))
             self._there = {id(place) for place, is_so in zip(self._places, found, strict=True) if is_so}
             self.advance()

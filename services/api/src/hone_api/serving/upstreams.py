@@ -19,6 +19,7 @@ from hone_api import metrics
 from hone_api.errors import ApiError, busy
 from hone_api.serving.holding import NOT_THERE, Ended, Line, Room
 from hone_api.settings import Settings, Upstream
+from hone_contract.store import base_name
 
 _TIMEOUT = httpx.Timeout(None, connect=5.0, write=60.0).as_dict()
 """Answers take the time that they take, and so does each of their tokens."""
@@ -132,16 +133,18 @@ class Upstreams:
     """All servers, those too that are found meanwhile. Connections are made within `async with`."""
 
     def __init__(self, settings: Settings) -> None:
-        self._servers, self._limits = settings.servers, settings.limits
+        self._settings, self._limits = settings, settings.limits
         self._links: dict[Upstream, _Link] = {}
-        self._lines: dict[tuple[Upstream, ...], Line[_Link]] = {}
+        self._named: tuple[Upstream, ...] = ()
+        """The servers of which there is no link beside theirs."""
+        self._lines: dict[_Served, Line[_Link]] = {}
         self._room = Room(settings.limits.held_bytes)
         self._is_ending = False
         self._trusted: ssl.SSLContext
 
     async def __aenter__(self) -> Self:
         self._trusted = ssl.create_default_context()
-        for server in self._servers:
+        for server in self._settings.servers:
             if server.hold_seconds:
                 # So that whoever scales by it finds it before the first request.
                 metrics.HELD.labels(server.url).set(0)
@@ -175,6 +178,7 @@ class Upstreams:
         `sent` is told whether a server has it. Raises ApiError when all of the servers have enough to do,
         and Unreachable.
         """
+        await self._forget_gone()
         asked = _Asked(path, body, sent)
         line = self._line(servers)
         async with AsyncExitStack() as inside:
@@ -187,17 +191,38 @@ class Upstreams:
 
     def _line(self, servers: Sequence[Upstream]) -> Line[_Link] | None:
         """None: nobody waits for these."""
-        seconds = max(server.hold_seconds for server in servers)
-        if not seconds or self._is_ending:
+        if self._is_ending or not any(server.hold_seconds for server in servers):
             return None
-        group = tuple(servers)
-        if group not in self._lines:
-            links = [self._link(server) for server in group]
-            urls = [server.url for server in group if server.hold_seconds]
-            self._lines[group] = Line(links, urls, self._limits.held, seconds)
-            for link in links:
-                link.line = self._lines[group]
-        return self._lines[group]
+        served = _served_by(servers[0])
+        if served not in self._lines:
+            self._lines[served] = Line(lambda: self._places(served), self._limits.held)
+        return self._lines[served]
+
+    def _places(self, served: "_Served") -> list[_Link]:
+        """Where those that wait may go: servers come and go meanwhile."""
+        line = self._lines[served]
+        links = [self._link(each) for each in self._settings.every_server if _served_by(each) == served]
+        for link in links:
+            link.line = line
+            if link.server.hold_seconds:
+                metrics.HELD.labels(link.server.url).set_function(lambda: len(line))
+        return links
+
+    async def _forget_gone(self) -> None:
+        """Close what leads to servers that are named no more, unless they have something to do still."""
+        servers = self._settings.every_server
+        if servers == self._named:
+            return
+        gone = [link for link in self._links.values() if link.server not in servers]
+        idle = [link for link in gone if not (link.inside or link.promised)]
+        if idle == gone:
+            self._named = servers
+        for link in idle:
+            del self._links[link.server]
+        for link in idle:
+            if link.server.url not in {server.url for server in servers}:
+                metrics.SERVER_REQUESTS.remove(link.server.url)
+            await link.transport.aclose()
 
     async def _awaited(
         self,
@@ -217,7 +242,8 @@ class Upstreams:
             held.enter_context(self._room.taken(len(asked.body)))
             return found
 
-        until, number = asyncio.get_running_loop().time() + line.seconds, None
+        seconds = max(server.hold_seconds for server in servers)
+        until, number = asyncio.get_running_loop().time() + seconds, None
         while True:
             async with AsyncExitStack() as attempt:
                 try:
@@ -268,6 +294,14 @@ class Upstreams:
         now = time.monotonic()
         links = [self._link(server) for server in servers]
         return sorted(links, key=lambda link: (link.shunned_until > now, link.inside))
+
+
+_Served = tuple[str | None, str | None]
+
+
+def _served_by(server: Upstream) -> _Served:
+    """A merged model, or a base as settings and servers may both write it."""
+    return (server.model, server.base and base_name(server.base))
 
 
 @dataclass(frozen=True)
