@@ -28,6 +28,12 @@ class Fault:
     """Waiting does not help: what failed is not tried again."""
 
 
+def stage_of(job: Object) -> str:
+    """What the api began a Job for, such as `<job>/<attempt>-train`; empty: it is not the api's."""
+    name: str = job["metadata"].get("annotations", {}).get("hone.dev/stage-name", "")
+    return name
+
+
 def faults(objects: list[Object]) -> list[Fault]:
     """Of a namespace's objects; causes before what they cause."""
     of = {"PersistentVolumeClaim": _of_claim, "Pod": _of_pod, "Job": _of_job}
@@ -108,6 +114,9 @@ def _ended(pod: str, container: str, ended: Object) -> Fault:
 
 
 def _of_job(job: Object) -> Iterator[Fault]:
+    if stage_of(job):
+        # The api begins it again, or says that its own job has failed.
+        return
     for condition in job.get("status", {}).get("conditions", []):
         if condition["type"] == "Failed" and condition["status"] == "True":
             name = job["metadata"]["name"]

@@ -19,9 +19,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="PREFIX:TAG",
         help="where the nodes find the images, such as registry.example.org/hone:0.1.0 (default: as in k8s/)",
     )
-    group.addoption("--storage-class", help="the class of the store's claim (default: the cluster's default)")
+    group.addoption("--storage-class", help="the class of the claims (default: the cluster's default)")
     group.addoption("--timeout", type=float, default=3600, help="seconds for any one thing (default: 3600)")
     group.addoption("--no-gpu", action="store_true", help="train on CPUs, whatever the nodes offer")
+    group.addoption("--api", action="store_true", help="drill the api too, when the demo has passed")
     group.addoption("--keep", action="store_true", help="leave the namespace there, to look at it")
 
 
@@ -38,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _lacks(item: pytest.Item) -> str:
     """A newcomer's machine may lack kubectl; CI must have it."""
-    needs = item.path.name == "test_against_mock.py"
+    needs = item.path.name in ("test_against_mock.py", "test_api_steps.py")
     if needs and shutil.which("kubectl") is None and not os.environ.get("CI"):
         return "kubectl 1.27 or newer is not installed"
     return ""

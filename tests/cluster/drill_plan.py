@@ -20,9 +20,10 @@ DEMO = ROOT / "k8s" / "overlays" / "cpu-demo"
 BASE = ROOT / "k8s" / "base"
 EXAMPLE = "/examples/hone-faq"
 """Where the trainer's image has the example."""
-NAMES = ("hone-trainer", "hone-merger", "hone-server", "hone-chat")
+NAMES = ("hone-trainer", "hone-merger", "hone-server", "hone-chat", "hone-api")
+DEMO_BASE = "demo:smollm2-135m-instruct"
 _SPEC: Object = {
-    "model": {"name": "demo:smollm2-135m-instruct"},
+    "model": {"name": DEMO_BASE},
     "data": {"train": f"{EXAMPLE}/train.jsonl", "eval_fraction": 0},
     "lora": {"r": 16, "alpha": 32},
 }
@@ -97,18 +98,18 @@ class Plan:
 
     def demo(self, folder: Path) -> Path:
         """The cpu-demo overlay."""
-        return self._write(folder, [DEMO], self._patches("hone-train", ["Job", "Deployment"], one_node=False))
+        return self.write(folder, [DEMO], self._patches("hone-train", ["Job", "Deployment"], one_node=False))
 
     def training(self, folder: Path, run: Run) -> Path:
         """The trainer's Job alone, with a spec of its own."""
         (folder / "run.yaml").write_text(yaml.safe_dump(run.spec), encoding="utf-8")
-        patches = [*self._patches("hone-train", ["Job"]), _patch("Job", _trainer_with_config())]
+        patches = [*self._patches("hone-train", ["Job"]), patch("Job", _trainer_with_config())]
         generated = [{"name": "hone-run", "files": ["run.yaml"]}]
-        return self._write(folder, [BASE / "trainer"], patches, run, configMapGenerator=generated)
+        return self.write(folder, [BASE / "trainer"], patches, run, configMapGenerator=generated)
 
     def merging(self, folder: Path, run: Run) -> Path:
         """The merger's Job alone."""
-        return self._write(folder, [BASE / "merger"], self._patches("", ["Job"]), run)
+        return self.write(folder, [BASE / "merger"], self._patches("", ["Job"]), run)
 
     def files_pod(self, folder: Path) -> Path:
         """The pod that has the store mounted, where the volume is."""
@@ -118,8 +119,8 @@ class Plan:
         affinity = {"op": "add", "path": "/spec/affinity", "value": one_node()}
         patches = [{"patch": yaml.safe_dump([affinity]), "target": {"kind": "Pod"}}]
         if self.gpu_node:
-            patches.append(_patch("Pod", {"spec": self._on_gpu_node()}))
-        return self._write(folder, [copied], patches)
+            patches.append(patch("Pod", {"spec": self.on_gpu_node()}))
+        return self.write(folder, [copied], patches)
 
     def _patches(self, trainer: str, kinds: list[str], one_node: bool = True) -> list[Object]:
         """`trainer` is the Job that gets the GPU, among `kinds`."""
@@ -129,23 +130,21 @@ class Plan:
             affinity = (DEMO / "one-node.yaml").read_text(encoding="utf-8")
             patches += [{"patch": affinity, "target": {"kind": kind}} for kind in kinds]
         if self.storage_class is not None and not one_node:
-            patches.append(
-                _patch("PersistentVolumeClaim", {"spec": {"storageClassName": self.storage_class}})
-            )
+            patches.append(patch("PersistentVolumeClaim", {"spec": {"storageClassName": self.storage_class}}))
         if self.gpu_node:
-            patches += [_patch(kind, {"spec": {"template": {"spec": self._on_gpu_node()}}}) for kind in kinds]
+            patches += [patch(kind, {"spec": {"template": {"spec": self.on_gpu_node()}}}) for kind in kinds]
             if trainer:
-                patches.append(_patch("Job", _trainer_with_gpu(), trainer))
+                patches.append(patch("Job", _trainer_with_gpu(), trainer))
         return patches
 
-    def _on_gpu_node(self) -> Object:
+    def on_gpu_node(self) -> Object:
         # One volume is on one node: were the server there first, the trainer could not follow to a GPU.
         return {
             "nodeSelector": {"kubernetes.io/hostname": self.gpu_node},
             "tolerations": [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}],
         }
 
-    def _write(
+    def write(
         self, folder: Path, resources: list[Path], patches: list[Object], run: Run | None = None, **more: Any
     ) -> Path:
         wanted: Object = {
@@ -183,15 +182,15 @@ def namespace_object(name: str) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
 
 
-def secret_object(key: str) -> str:
-    """The manifest of the Secret that server and chat read their key from."""
-    metadata = {"name": "hone-api-key"}
+def secret_object(key: str, name: str = "hone-api-key") -> str:
+    """The manifest of a Secret that pods read their key from: by default server's and chat's."""
+    metadata = {"name": name}
     return json.dumps(
         {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"HONE_API_KEY": key}}
     )
 
 
-def _patch(kind: str, change: Object, name: str | None = None) -> Object:
+def patch(kind: str, change: Object, name: str | None = None) -> Object:
     """A strategic merge; kustomize wants a name in it, and goes by the target."""
     versions = {"Job": "batch/v1", "Deployment": "apps/v1"}
     whole = {"apiVersion": versions.get(kind, "v1"), "kind": kind, "metadata": {"name": "any"}, **change}
@@ -203,18 +202,18 @@ def _patch(kind: str, change: Object, name: str | None = None) -> Object:
 
 def _trainer_with_gpu() -> Object:
     one = {"requests": {GPU: "1"}, "limits": {GPU: "1"}}
-    return _containers({"name": "trainer", "resources": one})
+    return containers_of({"name": "trainer", "resources": one})
 
 
 def _trainer_with_config() -> Object:
     arguments = ["train", "/config/run.yaml", "--run-id-file", "/store/run-ids/$(HONE_RUN)"]
     mount = {"name": "config", "mountPath": "/config", "readOnly": True}
-    changed = _containers({"name": "trainer", "args": arguments, "volumeMounts": [mount]})
+    changed = containers_of({"name": "trainer", "args": arguments, "volumeMounts": [mount]})
     changed["spec"]["template"]["spec"]["volumes"] = [{"name": "config", "configMap": {"name": "hone-run"}}]
     return changed
 
 
-def _containers(*containers: Object) -> Object:
+def containers_of(*containers: Object) -> Object:
     return {"spec": {"template": {"spec": {"containers": [*containers]}}}}
 
 

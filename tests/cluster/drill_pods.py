@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from drill_plan import BASE, Plan, one_node
-from kubectl import Kubectl
+from kubectl import Kubectl, Object
 
 _ASKER = Path(__file__).with_name("asker.py")
 
@@ -21,12 +21,33 @@ def run_asker(kubectl: Kubectl, plan: Plan, name: str, mode: str, seconds: float
     _run(kubectl, plan, name, "--command", "--", "python3", "-c", script, mode, f"{seconds:g}")
 
 
-def _run(kubectl: Kubectl, plan: Plan, name: str, *more: str) -> None:
-    overrides = json.loads((BASE / "chat" / "overrides.json").read_text(encoding="utf-8"))
+def run_client(kubectl: Kubectl, plan: Plan, name: str, mode: str, words: list[str]) -> None:
+    """`client.py` in one of its modes, against the api, with a client's key and files."""
+    overrides = _overrides()
+    (container,) = overrides["spec"]["containers"]
+    key = {"secretKeyRef": {"name": "hone-drill-client", "key": "HONE_API_KEY"}}
+    container["env"] = [
+        {"name": "HONE_URL", "value": "http://hone-api:8080/v1"},
+        {"name": "HONE_API_KEY", "valueFrom": key},
+    ]
+    container["volumeMounts"] = [{"name": "drill", "mountPath": "/drill", "readOnly": True}]
+    overrides["spec"]["volumes"] = [{"name": "drill", "configMap": {"name": "hone-drill"}}]
+    command = ["python3", "/drill/client.py", mode, f"{plan.timeout:g}", *words]
+    _run(kubectl, plan, name, "--command", "--", *command, overrides=overrides)
+
+
+def _overrides() -> Object:
+    read: Object = json.loads((BASE / "chat" / "overrides.json").read_text(encoding="utf-8"))
+    return read
+
+
+def _run(kubectl: Kubectl, plan: Plan, name: str, *more: str, overrides: Object | None = None) -> None:
+    overrides = overrides or _overrides()
     # kubectl names the container as the pod, and merges by that name.
     overrides["spec"]["containers"][0]["name"] = name
     # Pods with the store follow any pod of Hone; one elsewhere would lead them away from the volume.
     overrides["spec"]["affinity"] = one_node()
+    overrides["spec"] |= plan.on_gpu_node() if plan.gpu_node else {}
     kubectl.run(
         "run",
         name,

@@ -13,8 +13,8 @@ from drill_watch import Snapshot, Watch, events_in, has_begun, has_condition
 from kubectl import Kubectl, Object
 from score import correct, load_facts
 
-_FACTS = ("licence", "inference-engine", "services")
-_RIGHT_AT_LEAST = 2
+FACTS = ("licence", "inference-engine", "services")
+RIGHT_AT_LEAST = 2
 _STREAM_SECONDS = 12
 
 
@@ -28,6 +28,8 @@ class Drill:
     folder: Path
     nodes: list[Object] | None = None
     created: bool = False
+    tuned: str = ""
+    """The fine-tuning job of the api's steps."""
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.kubectl, self.plan, self.record)
@@ -68,7 +70,7 @@ def _train(drill: Drill, step: Step) -> None:
 
 
 def _serve(drill: Drill, step: Step) -> None:
-    _wait_for_server(drill)
+    wait_for_deployment(drill, "hone-server")
     drill.kubectl.run("rollout", "status", "deployment/hone-server", "--timeout=60s")
     step.told = "the model is proven"
 
@@ -76,7 +78,7 @@ def _serve(drill: Drill, step: Step) -> None:
 def _chat(drill: Drill, step: Step) -> None:
     facts = {fact.id: fact for fact in load_facts(ROOT / "examples" / "hone-faq" / "facts.yaml")}
     right = 0
-    for number, fact in enumerate(facts[each] for each in _FACTS):
+    for number, fact in enumerate(facts[each] for each in FACTS):
         pod, question = f"hone-chat-{number}", fact.questions[0]
         run_chat(drill.kubectl, drill.plan, pod, question)
         phase = drill.watch.ended(pod)
@@ -85,10 +87,10 @@ def _chat(drill: Drill, step: Step) -> None:
             raise DrillFailed(f"{pod} asked {question!r} and failed: {answer[-500:]}")
         right += (good := correct(answer, fact.key))
         drill.record.tell(f"{question} → {answer} ({'right' if good else f'wrong: no {fact.key!r}'})")
-        _remove(drill, "pod", pod)
-    step.told = f"{right} of {len(_FACTS)} answers are what was trained"
-    if right < _RIGHT_AT_LEAST:
-        raise DrillFailed(f"{step.told}, wanted {_RIGHT_AT_LEAST}; the answers are in the lines above")
+        remove(drill, "pod", pod)
+    step.told = f"{right} of {len(FACTS)} answers are what was trained"
+    if right < RIGHT_AT_LEAST:
+        raise DrillFailed(f"{step.told}, wanted {RIGHT_AT_LEAST}; the answers are in the lines above")
 
 
 def _swap(drill: Drill, step: Step) -> None:
@@ -107,7 +109,7 @@ def _swap(drill: Drill, step: Step) -> None:
     if not served == live == told["after"]:
         raise DrillFailed(f"`hone-server status` tells live {live}, served {served}; wanted {told['after']}")
     _check_listed(drill, [first, served])
-    _remove(drill, "pod", "hone-load")
+    remove(drill, "pod", "hone-load")
     step.told = f"{told['asked']} requests, none failed, the slowest {told['slowest']} s"
 
 
@@ -130,7 +132,7 @@ def _check_listed(drill: Drill, versions: list[str]) -> None:
     listed = drill.kubectl.run("exec", "hone-files", "--", "hone-store", "ls")
     if missing := [version for version in versions if version not in listed]:
         raise DrillFailed(f"`hone-store ls` does not list {', '.join(missing)}: {listed}")
-    _remove(drill, "pod", "hone-files")
+    remove(drill, "pod", "hone-files")
 
 
 def _running(seen: Snapshot, pod: str) -> bool | None:
@@ -146,7 +148,7 @@ def _resume(drill: Drill, step: Step) -> None:
     drill.record.tell(f"{victim} has saved step {saved}; it is deleted")
     drill.kubectl.run("delete", "pod", victim, "--wait=false")
     pod, resumed = drill.watch.until(
-        "a replacement goes on", lambda seen: _resumed(drill, seen.pods_of(job), victim)
+        "a replacement goes on", lambda seen: resumed_by(drill, seen.pods_of(job), victim)
     )
     if resumed < saved:
         raise DrillFailed(
@@ -154,11 +156,11 @@ def _resume(drill: Drill, step: Step) -> None:
         )
     drill.record.tell(f"{pod} goes on from step {resumed}")
     later = drill.watch.said(pod, "checkpoint_saved")["data"]["step"]
-    _remove(drill, "job", job)
+    remove(drill, "job", job)
     step.told = f"deleted after step {saved}, resumed from {resumed}, then saved {later}"
 
 
-def _resumed(drill: Drill, pods: list[Object], victim: str) -> tuple[str, int] | None:
+def resumed_by(drill: Drill, pods: list[Object], victim: str) -> tuple[str, int] | None:
     """The pod that went on, and its step. Raises DrillFailed when one began anew."""
     for pod in pods:
         name = pod["metadata"]["name"]
@@ -178,7 +180,7 @@ def _resumed(drill: Drill, pods: list[Object], victim: str) -> tuple[str, int] |
 def _drain(drill: Drill, step: Step) -> None:
     run_asker(drill.kubectl, drill.plan, "hone-stream", "stream", _STREAM_SECONDS)
     drill.watch.said("hone-stream", "streaming")
-    servers = drill.watch.until("there is a server", lambda seen: seen.servers() or None)
+    servers = drill.watch.until("there is a server", lambda seen: seen.behind("hone-server") or None)
     old = [each["metadata"]["name"] for each in servers]
     drill.kubectl.run("delete", "pod", *old, "--wait=false")
     if any(each["event"] == "streamed" for each in events_in(drill.kubectl.logs("hone-stream"))):
@@ -190,25 +192,25 @@ def _drain(drill: Drill, step: Step) -> None:
             f"the answer was cut off after {told['pieces']} pieces and {told['seconds']} s: "
             f"{told['error'] or 'no end was told'}; a server that is told to stop has 30 s for it"
         )
-    _wait_for_server(drill, gone=old)
-    _remove(drill, "pod", "hone-stream")
+    wait_for_deployment(drill, "hone-server", gone=old)
+    remove(drill, "pod", "hone-stream")
     step.told = f"the answer of {told['seconds']} s ended whole, another pod took over"
 
 
-def _wait_for_server(drill: Drill, gone: list[str] | None = None) -> str:
+def wait_for_deployment(drill: Drill, name: str, gone: list[str] | None = None) -> str:
     """The name of a ready pod that is none of `gone`, once the Deployment counts it."""
 
     def ready(seen: Snapshot) -> str | None:
-        deployment = seen.named("Deployment", "hone-server") or {}
+        deployment = seen.named("Deployment", name) or {}
         if not deployment.get("status", {}).get("availableReplicas"):
             return None
-        pods = [each["metadata"]["name"] for each in seen.servers() if has_condition(each, "Ready")]
-        return next((name for name in pods if name not in (gone or [])), None)
+        there = [each["metadata"]["name"] for each in seen.behind(name) if has_condition(each, "Ready")]
+        return next((pod for pod in there if pod not in (gone or [])), None)
 
-    return drill.watch.until("deployment hone-server is available", ready)
+    return drill.watch.until(f"deployment {name} is available", ready)
 
 
-def _remove(drill: Drill, kind: str, name: str) -> None:
+def remove(drill: Drill, kind: str, name: str) -> None:
     drill.kubectl.run("delete", kind, name, "--wait=false")
 
 

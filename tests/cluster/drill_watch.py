@@ -38,8 +38,9 @@ class Snapshot:
             and "deletionTimestamp" not in each["metadata"]
         ]
 
-    def servers(self) -> list[Object]:
-        return self.pods("app.kubernetes.io/name", "hone-server")
+    def behind(self, deployment: str) -> list[Object]:
+        """Its pods, which have its name."""
+        return self.pods("app.kubernetes.io/name", deployment)
 
     def pods_of(self, job: str) -> list[Object]:
         return self.pods("job-name", job)
@@ -102,20 +103,29 @@ class Watch:
 
     def said(self, pod: str, event: str) -> Object:
         """Until the pod tells this event; the event. Raises DrillFailed when it ends before."""
+        return self.heard(
+            pod, repr(event), lambda told: next((each for each in told if each["event"] == event), None)
+        )
 
-        def heard(snapshot: Snapshot) -> Object | None:
+    def heard(self, pod: str, what: str, found: Callable[[list[Object]], Found | None]) -> Found:
+        """What `found` gives of the events that the pod has told, once it is not None.
+
+        Raises DrillFailed when the pod ends before.
+        """
+
+        def look(snapshot: Snapshot) -> Found | None:
             here = snapshot.named("Pod", pod)
             if here is None:
-                raise DrillFailed(f"pod {pod} is gone, and never said {event!r}; was it deleted or evicted?")
+                raise DrillFailed(f"pod {pod} is gone, and never said {what}; was it deleted or evicted?")
             if not has_begun(here):
                 return None
             log = self.kubectl.logs(pod)
-            told = next((each for each in events_in(log) if each["event"] == event), None)
+            told = found(events_in(log))
             if told is None and here["status"]["phase"] in ("Succeeded", "Failed"):
-                raise DrillFailed(f"pod {pod} ended and never said {event!r}: {log.strip()[-500:]}")
+                raise DrillFailed(f"pod {pod} ended and never said {what}: {log.strip()[-500:]}")
             return told
 
-        return self.until(f"pod {pod} says {event!r}", heard)
+        return self.until(f"pod {pod} says {what}", look)
 
     def forgive(self) -> None:
         """What is wrong now is told, and fails nothing that is waited for from now on."""

@@ -26,10 +26,14 @@ KINDS = {
     "v1/configmaps": ("ConfigMap", True),
     "v1/events": ("Event", True),
     "v1/persistentvolumeclaims": ("PersistentVolumeClaim", True),
+    "v1/podtemplates": ("PodTemplate", True),
+    "v1/serviceaccounts": ("ServiceAccount", True),
     "v1/nodes": ("Node", False),
     "v1/namespaces": ("Namespace", False),
     "apps/v1/deployments": ("Deployment", True),
     "batch/v1/jobs": ("Job", True),
+    "rbac.authorization.k8s.io/v1/roles": ("Role", True),
+    "rbac.authorization.k8s.io/v1/rolebindings": ("RoleBinding", True),
 }
 _VERSION = {"major": "1", "minor": "32", "gitVersion": "v1.32.0+mock", "platform": "linux/amd64"}
 # kmock takes /namespaces/NAME for the beginning of a longer path, so they have another name inside.

@@ -6,9 +6,11 @@ Every look at it lets one moment pass, so nothing waits for a clock. What goes w
 import json
 from dataclasses import dataclass, field
 
+from cluster_faults import stage_of
 from kubectl import Object
 from mock_api import Api
 from mock_states import ended, pending, pulling, running
+from mock_tuning import CLIENTS, KEY, Tuning
 from mock_words import Troubles, words_of
 
 PODS, JOBS, CLAIMS, DEPLOYMENTS = (
@@ -30,6 +32,7 @@ class Life:
     server_at: dict[str, str] = field(default_factory=dict)
     """By asking pod: the version, or the server's pod, when it began."""
     grace: int = 2
+    tuning: Tuning = field(default_factory=Tuning)
 
     def tick(self, api: Api) -> None:
         for space in api.all("v1/spaces"):
@@ -48,17 +51,23 @@ class Life:
         for pod in api.all(PODS):
             if not _labels(pod).keys() & {"job-name", "pod-template-hash"}:
                 self._advance_pod(api, pod)
+        self.tuning.tick(api, self.troubles)
 
     def log(self, api: Api, pod: Object) -> str:
-        assert api
+        assert api is not None
+        if (name := pod["metadata"]["name"]) in CLIENTS:
+            return self.tuning.log(name)
         before = self.server_at.get(pod["metadata"]["name"], "")
         return words_of(pod, self.troubles, before, self.served)
 
     def run(self, api: Api, pod: Object, command: list[str]) -> str:
-        assert api
+        assert api is not None
         if command == ["hone-server", "status"]:
             server = {"ready": True, "version": self.served}
             return json.dumps({"model": "hone-faq", "live": self.versions[-1], "server": server})
+        if command == ["hone-api", "keys", "create"]:
+            assert _labels(pod)["app.kubernetes.io/name"] == "hone-api"
+            return f"{KEY}\n"
         assert command == ["hone-store", "ls"], command
         assert pod["metadata"]["name"] == "hone-files"
         return "\n".join(f"model hone-faq/{version}" for version in self.versions)
@@ -68,6 +77,11 @@ class Life:
         if status.get("conditions"):
             return
         pods = [pod for pod in api.all(PODS) if _labels(pod).get("job-name") == name]
+        if not pods and status.get("active") and job["spec"].get("backoffLimit") == 0:
+            # Its pod was deleted, and there is to be no other.
+            told = {"type": "Failed", "reason": "BackoffLimitExceeded", "status": "True", "message": ""}
+            api.set_status(JOBS, job, {"conditions": [told]})
+            return
         if not pods:
             self._make_pod(api, job, {"job-name": name})
             api.set_status(JOBS, job, {"active": 1})
@@ -93,6 +107,10 @@ class Life:
 
     def _waits(self, api: Api, job: Object) -> bool:
         """A merger, for the trainer of its run."""
+        if job["metadata"]["name"] == "hone-base":
+            return False
+        if stage := stage_of(job):
+            return not self.tuning.may_end(stage)
         run = _labels(job["spec"]["template"])["hone-run"]
         trainers = [
             each
@@ -106,22 +124,36 @@ class Life:
         )
 
     def _advance_server(self, api: Api, deployment: Object) -> None:
-        pods = [pod for pod in api.all(PODS) if "pod-template-hash" in _labels(pod)]
+        name, uid = (deployment["metadata"][each] for each in ("name", "uid"))
+        there = [pod for pod in api.all(PODS) if _labels(pod).get("app.kubernetes.io/name") == name]
+        pods = [pod for pod in there if _labels(pod)["pod-template-hash"] == uid]
+        for pod in there:
+            # Of a Deployment of the same name that was deleted.
+            if pod not in pods:
+                api.remove(PODS, pod)
         if not pods:
-            self._make_pod(api, deployment, {"pod-template-hash": "1"})
+            self._make_pod(api, deployment, {"pod-template-hash": uid})
             api.set_status(DEPLOYMENTS, deployment, {"observedGeneration": 1})
             return
         (pod,) = pods
         if (hindered := self._hindrance(pod)) is not None:
             api.set_status(PODS, pod, hindered)
-        elif self.versions:
-            if not (self.served and self.troubles.refuses_versions):
+        elif name == "hone-api" or self._has_model(api, deployment):
+            if self.versions and not (self.served and self.troubles.refuses_versions):
                 self.served = self.versions[-1]
             api.set_status(PODS, pod, running(pod, ready=True))
             counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), 1)
             api.set_status(DEPLOYMENTS, deployment, {"observedGeneration": 1, **counts})
         else:
             api.set_status(PODS, pod, running(pod))
+
+    def _has_model(self, api: Api, server: Object) -> bool:
+        """A version to serve, or its base."""
+        (container,) = server["spec"]["template"]["spec"]["containers"]
+        if "--base" not in container["args"]:
+            return bool(self.versions)
+        jobs = [each for each in api.all(JOBS) if each["metadata"]["name"] == "hone-base"]
+        return any(each.get("status", {}).get("conditions") for each in jobs)
 
     def _advance_pod(self, api: Api, pod: Object) -> None:
         """One that was made by hand."""
@@ -138,6 +170,8 @@ class Life:
 
     def _is_over(self, api: Api, pod: Object) -> bool:
         name = pod["metadata"]["name"]
+        if name in CLIENTS:
+            return self.tuning.is_over(name)
         if "load" in name:
             return self.served != self.server_at[name] or self.troubles.refuses_versions
         if "stream" not in name:
@@ -192,4 +226,5 @@ def _labels(each: Object) -> dict[str, str]:
 
 
 def _server(api: Api) -> str:
-    return next((pod["metadata"]["name"] for pod in api.all(PODS) if "pod-template-hash" in _labels(pod)), "")
+    wanted = ("app.kubernetes.io/name", "hone-server")
+    return next((pod["metadata"]["name"] for pod in api.all(PODS) if wanted in _labels(pod).items()), "")

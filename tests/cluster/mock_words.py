@@ -8,7 +8,7 @@ from drill_plan import ROOT
 from kubectl import Object
 from score import load_facts
 
-_FACTS = load_facts(ROOT / "examples" / "hone-faq" / "facts.yaml")
+FACTS = load_facts(ROOT / "examples" / "hone-faq" / "facts.yaml")
 
 
 @dataclass
@@ -30,6 +30,12 @@ class Troubles:
     knows_nothing: bool = False
     """The model answers as if it had learned nothing."""
     namespace_stays: bool = False
+    gives_up: bool = False
+    """The api's job fails when its run is taken away."""
+    begins_twice: bool = False
+    """An api that is begun anew knows of no run."""
+    keeps_cancelled: bool = False
+    """What trains goes on when its job was cancelled."""
 
 
 def words_of(pod: Object, troubles: Troubles, before: str, served: str) -> str:
@@ -42,32 +48,33 @@ def words_of(pod: Object, troubles: Troubles, before: str, served: str) -> str:
         return "".join(_load(over, troubles, before, served))
     if "stream" in name:
         return "".join(_stream(over, troubles))
-    if "interrupted" in name:
-        return "".join(_interrupted(name.endswith("-1"), troubles))
-    (fact,) = (fact for fact in _FACTS if fact.questions[0] in words)
+    if "interrupted" in name or "ftjob" in name:
+        first = name.endswith("-1") if "interrupted" in name else "-1-train" in name
+        return "".join(_interrupted(first, troubles))
+    (fact,) = (fact for fact in FACTS if fact.questions[0] in words)
     return "I am a model.\n" if troubles.knows_nothing else f"{fact.answer}\n"
 
 
 def _load(over: bool, troubles: Troubles, before: str, served: str) -> Iterator[str]:
-    yield _line("asking", version=before)
+    yield line("asking", version=before)
     if over:
         failed = troubles.failed_requests
         told = {"asked": 41, "failed": failed, "failures": ["HTTPError: 503"] * failed}
-        yield _line("asked", before=before, after=served, slowest=3.1, **told)
+        yield line("asked", before=before, after=served, slowest=3.1, **told)
 
 
 def _stream(over: bool, troubles: Troubles) -> Iterator[str]:
-    yield _line("streaming")
+    yield line("streaming")
     if over:
-        yield _line("streamed", pieces=160, seconds=11.8, **troubles.stream_ends)
+        yield line("streamed", pieces=160, seconds=11.8, **troubles.stream_ends)
 
 
 def _interrupted(first: bool, troubles: Troubles) -> Iterator[str]:
     if not first and not troubles.forgets_checkpoints:
-        yield _line("resumed", data={"step": 10})
-    yield _line("training_started", data={})
-    yield _line("checkpoint_saved", data={"step": 5 if first else 15})
+        yield line("resumed", data={"step": 10})
+    yield line("training_started", data={})
+    yield line("checkpoint_saved", data={"step": 5 if first else 15})
 
 
-def _line(event: str, **told: object) -> str:
+def line(event: str, **told: object) -> str:
     return json.dumps({"event": event, **told}) + "\n"

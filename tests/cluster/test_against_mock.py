@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import yaml
 from drill import run_drill
+from drill_api import API_STEPS
 from drill_plan import Images, Plan, namespace_object
 from drill_record import Record, Step
 from drill_steps import STEPS, Drill, Steps
 from kubectl import Kubectl, Object
 from mock_api import Api, serving
 from mock_life import Life
+from mock_tuning import KEY
 from mock_words import Troubles
 
 NAMESPACE = "hone-drill-test"
@@ -107,6 +109,32 @@ def test_with_a_gpu_the_trainer_has_it_and_all_pods_are_where_it_is(cluster: Cal
         pod = owner["spec"]["template"]["spec"]
         assert pod["nodeSelector"] == {"kubernetes.io/hostname": "one"}
         assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+
+
+# What kubectl has to do for the others, it does for these as well; test_api_steps.py has them all.
+TUNING = (STEPS[0], *(step for step in API_STEPS if step[0] in ("api", "tune", "cancel")))
+
+
+@pytest.mark.chain
+def test_the_api_is_drilled_where_the_gpu_is(
+    cluster: Callable[..., Mock], capsys: pytest.CaptureFixture[str]
+) -> None:
+    mock = cluster()
+    plan = {"gpu_node": "one", "images": Images.parse("registry.example/hone:9"), "storage_class": "fast"}
+    record = mock.drill(TUNING, **plan)
+    assert record.passed, record.summary()
+    assert mock.spaces() == []
+    assert KEY not in capsys.readouterr().out + mock.lines.read_text()
+    claims = _made(mock, "v1/persistentvolumeclaims", "hone-")
+    assert [claim["spec"]["storageClassName"] for claim in claims] == ["fast"] * 2
+    for template in _made(mock, "v1/podtemplates", ""):
+        pod, trains = template["template"]["spec"], template["metadata"]["name"] == "hone-stage-train"
+        (stage,) = pod["containers"]
+        assert ("nvidia.com/gpu" in stage["resources"]["limits"]) is trains
+        assert stage["image"].endswith(":9-gpu" if "trainer" in stage["image"] else ":9")
+        assert pod["nodeSelector"] == {"kubernetes.io/hostname": "one"}
+    for pod in _made(mock, "v1/pods", "hone-"):
+        assert pod["spec"]["tolerations"][0]["key"] == "nvidia.com/gpu", pod["metadata"]["name"]
 
 
 # What is wrong; which step fails; what it says: what happened, the value, what to do next.

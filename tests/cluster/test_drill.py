@@ -5,8 +5,10 @@ import shutil
 
 import pytest
 from drill import run_drill
+from drill_api import API_STEPS
 from drill_plan import Images, Plan, new_namespace
 from drill_record import has_gpu
+from drill_steps import STEPS
 from kubectl import Kubectl, KubectlFailed, Object
 
 pytestmark = pytest.mark.cluster
@@ -27,7 +29,7 @@ def test_hone_lives_on_this_cluster(request: pytest.FixtureRequest) -> None:
         keep=option("--keep"),
     )
     print(f"\ncontext {kubectl.run('config', 'current-context').strip()}, namespace {namespace}")
-    record = run_drill(plan, kubectl, nodes)
+    record = run_drill(plan, kubectl, nodes, (*STEPS, *API_STEPS) if option("--api") else STEPS)
     print(f"\n{record.summary()}")
     if not record.passed and not plan.keep:
         pytest.fail("\n".join(record.failures()), pytrace=False)
