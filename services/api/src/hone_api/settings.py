@@ -154,6 +154,10 @@ class Local(_Settings):
     """Stops the servers, such as `docker compose stop base-server`, a word each."""
     resume_command: list[str] = []
 
+    def wait_before(self, retry: int) -> float:
+        """Seconds before a stage is begun again for the first time (1), the second, and so on."""
+        return self.retry_seconds * 2.0 ** (retry - 1)
+
     @model_validator(mode="after")
     def _can_pause(self) -> Self:
         if self.serving == "pause" and not (self.pause_command and self.resume_command):

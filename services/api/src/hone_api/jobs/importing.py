@@ -96,7 +96,7 @@ class Importing:
 
     def _waits_too_long(self, job: Job, name: str, state: State) -> bool:
         """What it waits for is told once for each thing, however often it is tried."""
-        about = state.note.partition(":")[0] if state.state != "ended" else ""
+        about = state.waits_for
         if not about:
             return False
         known = job.progress.get("import_waits", {})
@@ -161,7 +161,7 @@ class Importing:
                 forget_checkpoint(session, current)
                 return
             if failure.may_pass and current.attempt <= settings.local.retries:
-                wait = settings.local.retry_seconds * 2 ** (current.attempt - 1)
+                wait = settings.local.wait_before(current.attempt)
                 current.not_before = int(time.time() + wait)
                 again = (
                     f"The checkpoint of step {step} has no adapter yet: {reason}; it is made in {wait:.0f} s"

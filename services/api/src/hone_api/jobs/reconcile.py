@@ -3,14 +3,15 @@ killed at any point: the next one looks at the same things and goes on."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from hone_api import metrics
+from hone_api.beside import beside
 from hone_api.database.tables import File, Job
 from hone_api.errors import ApiError
 from hone_api.files.checking import check_files
@@ -127,23 +128,6 @@ class Reconciler:
             self.services.wake.clear()
 
 
-@contextmanager
-def reconciling(reconciler: Reconciler, failed: Callable[[], None]) -> Iterator[None]:
+def reconciling(reconciler: Reconciler, failed: Callable[[], None]) -> AbstractContextManager[None]:
     """In a thread beside the routes; `failed` is called if it ends by a mistake of ours."""
-    stop = threading.Event()
-
-    def work() -> None:
-        try:
-            reconciler.run(stop)
-        finally:
-            if not stop.is_set():
-                failed()
-
-    thread = threading.Thread(target=work, name="reconcile", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        reconciler.services.wake.set()
-        thread.join(_END_SECONDS)
+    return beside("reconcile", reconciler.run, reconciler.services.wake, failed, _END_SECONDS)

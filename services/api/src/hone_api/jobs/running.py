@@ -244,7 +244,7 @@ class Running:
 
     def _tell_what_it_waits_for(self, job: Job, state: State) -> None:
         """Once for each thing, however often what is said of it changes."""
-        about = state.note.partition(":")[0] if state.state != "ended" else ""
+        about = state.waits_for
         if about == job.progress.get("waits_for", ""):
             return
         with self.services.database.writing() as session:

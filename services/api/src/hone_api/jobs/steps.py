@@ -22,7 +22,7 @@ def same(session: Session, job: Job) -> Job | None:
 
 
 def enter(job: Job, stage: str) -> None:
-    """Go on to another stage, or to the same one for something else."""
+    """Go on to another stage."""
     job.stage, job.attempt, job.failures, job.not_before = stage, job.attempt + 1, 0, 0
     if stage == DEPLOY:
         job.slot = None
@@ -32,7 +32,7 @@ def try_again(session: Session, job: Job, failure: Failure, told: str, local: Lo
     """Whether the stage is to be begun once more, after a while; `told` then says so to the client."""
     if not failure.may_pass or job.failures >= local.retries:
         return False
-    wait = local.retry_seconds * 2**job.failures
+    wait = local.wait_before(job.failures + 1)
     job.failures, job.attempt, job.not_before = job.failures + 1, job.attempt + 1, int(time.time() + wait)
     states.tell(session, job, f"{told} in {wait:.0f} s", level="warn")
     return True

@@ -4,7 +4,6 @@ A stage's Job has a name that is made of the stage's own, so whoever begins it a
 of Jobs and pods comes from a watch of each; before a stage is said to have ended, the cluster is asked.
 """
 
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from hone_api.launcher.cluster import (
 from hone_api.launcher.manifest import NAME, OURS, STAGE, job_name, make_job, template_name
 from hone_api.launcher.marks import Marks
 from hone_api.launcher.mirror import Mirror
-from hone_api.launcher.stages import Command, State
+from hone_api.launcher.stages import Command, State, folder_of, is_name, names_in
 from hone_api.launcher.verdict import (
     CONTAINER,
     exit_of,
@@ -40,8 +39,6 @@ from hone_contract.artifact import write_atomically
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 
-_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_NAME = re.compile(f"{_PART}/{_PART}")
 _LOG_LINES, _LOG_BYTES = 10_000, 2**20
 _FIRST_LIST_SECONDS = 30.0
 _AGAIN_SECONDS = 10.0
@@ -121,8 +118,9 @@ class KubernetesLauncher:
         pods = self._pods.labelled(STAGE, job_name(name))
         if job is not None and not is_finished(job):
             note = waits_for(job, pods) or self._warning(job, pods)
-            self._tell(name, note)
-            return State("running", note=note)
+            found = State("running", note=note)
+            self._tell(name, found)
+            return found
         return self._end(name, marks, job)
 
     def stop(self, name: str) -> None:
@@ -158,8 +156,7 @@ class KubernetesLauncher:
         self._told.pop(name, None)
 
     def names(self, job: str) -> list[str]:
-        found = (f"{job}/{path.name}" for path in (self._root / job).glob("*") if path.is_dir())
-        return sorted(name for name in found if _NAME.fullmatch(name))
+        return names_in(self._root, job)
 
     # -- beginning ----------------------------------------------------------------------------------
 
@@ -203,7 +200,7 @@ class KubernetesLauncher:
     def _seen(self, job: Object) -> None:
         """One that comes only after it was stopped: its creation was on its way when we gave it up."""
         name = job["metadata"].get("annotations", {}).get(NAME, "")
-        if _NAME.fullmatch(name) and self._marks(name).is_stopped and not is_going(job):
+        if is_name(name) and self._marks(name).is_stopped and not is_going(job):
             if not is_finished(job):
                 self._cluster.delete(JOBS, job["metadata"]["name"], "Foreground")
         self._changed()
@@ -278,12 +275,12 @@ class KubernetesLauncher:
         self._warnings[name] = (when, told)
         return told
 
-    def _tell(self, name: str, note: str) -> None:
+    def _tell(self, name: str, state: State) -> None:
         """The operator, once for each thing: what waits may belong to no job that has events."""
-        about = note.partition(":")[0]
+        about = state.waits_for
         if about and about != self._told.get(name):
             self._told[name] = about
-            self._reporter.tell("stage_waits", f"{name}: {note}", level="warning", stage=name)
+            self._reporter.tell("stage_waits", f"{name}: {state.note}", level="warning", stage=name)
 
     def _newest_event(self, about: Object) -> str:
         fields = f"involvedObject.name={about['metadata']['name']},type=Warning"
@@ -297,8 +294,4 @@ class KubernetesLauncher:
 
     def _marks(self, name: str) -> Marks:
         """Raises ValueError."""
-        if not _NAME.fullmatch(name):
-            raise ValueError(
-                f"{name!r} is no stage's name; it is <job>/<stage> of letters, digits, ., _ and -"
-            )
-        return Marks(self._root / name)
+        return Marks(folder_of(self._root, name))

@@ -5,7 +5,6 @@ So there is nothing to adopt but the folders, and several apis may look at them 
 """
 
 import os
-import re
 import select
 import shutil
 import subprocess
@@ -21,11 +20,9 @@ import psutil
 
 from hone_api.launcher.environment import without_secrets
 from hone_api.launcher.folder import MARK, Folder
-from hone_api.launcher.stages import Command, State
+from hone_api.launcher.stages import Command, State, folder_of, names_in
 from hone_api.settings import Settings
 
-_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_NAME = re.compile(f"{_PART}/{_PART}")
 _FORGOTTEN = ".forgotten"
 _KEEPER_SECONDS = 60.0
 """The longest wait for a keeper, which takes a twentieth of a second unless the machine is overrun."""
@@ -108,16 +105,11 @@ class LocalLauncher:
 
     def names(self, job: str) -> list[str]:
         """Of a job's stages that are not forgotten."""
-        found = (f"{job}/{path.name}" for path in (self._root / job).glob("*") if path.is_dir())
-        return sorted(name for name in found if _NAME.fullmatch(name))
+        return names_in(self._root, job)
 
     def _folder(self, name: str) -> Folder:
         """Raises ValueError."""
-        if not _NAME.fullmatch(name):
-            raise ValueError(
-                f"{name!r} is no stage's name; it is <job>/<stage> of letters, digits, ., _ and -"
-            )
-        return Folder(self._root / name)
+        return Folder(folder_of(self._root, name))
 
     def _keep(self, folder: Folder) -> None:
         """Begin a keeper, and wait until it has begun the stage, or found that there is nothing to do."""

@@ -4,10 +4,14 @@ A stage is one run of one command. Its name is its job's id and a count, so that
 often it is asked for; what became of it is known until it is forgotten.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
+_NAME = re.compile(f"{_PART}/{_PART}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,11 @@ class State:
     """For people: what it waits for, or why it was lost. What stands before a colon is what is so; the rest
     may change from one look to the next."""
 
+    @property
+    def waits_for(self) -> str:
+        """What is so of its note; empty for a stage that waits for nothing, or has ended."""
+        return self.note.partition(":")[0] if self.state != "ended" else ""
+
 
 class Launcher(Protocol):
     """Begins stages, and finds them again after a restart of the api."""
@@ -54,3 +63,21 @@ class Launcher(Protocol):
 
     def names(self, job: str) -> list[str]:
         """Of a job's stages that are not forgotten."""
+
+
+def is_name(name: str) -> bool:
+    """Whether it is one of a stage, and so of a folder."""
+    return _NAME.fullmatch(name) is not None
+
+
+def folder_of(root: Path, name: str) -> Path:
+    """Where a launcher keeps what it knows of a stage. Raises ValueError."""
+    if not is_name(name):
+        raise ValueError(f"{name!r} is no stage's name; it is <job>/<stage> of letters, digits, ., _ and -")
+    return root / name
+
+
+def names_in(root: Path, job: str) -> list[str]:
+    """Of a job's stages that have such a folder."""
+    found = (f"{job}/{path.name}" for path in (root / job).glob("*") if path.is_dir())
+    return sorted(name for name in found if is_name(name))

@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from hone_api import metrics
+from hone_api.beside import beside
 from hone_api.database.webhooks import Delivery
 from hone_api.services import Services
 from hone_api.webhooks.addresses import resolve
@@ -132,21 +133,9 @@ def delivering(services: Services, tls: ssl.SSLContext, failed: Callable[[], Non
     """In threads beside the routes; `failed` is called if the loop ends by a mistake of ours."""
     rules = services.settings.webhooks
     post = Post(rules, resolve, tls)
-    loop, stop = Loop(Deliverer(services.database, services.reporter, post)), threading.Event()
-
-    def work() -> None:
-        try:
-            loop.run(stop)
-        finally:
-            if not stop.is_set():
-                failed()
-
-    thread = threading.Thread(target=work, name="webhooks", daemon=True)
-    thread.start()
+    loop = Loop(Deliverer(services.database, services.reporter, post))
     try:
-        yield
+        with beside("webhooks", loop.run, loop.wake, failed, rules.timeout_seconds):
+            yield
     finally:
-        stop.set()
-        loop.wake.set()
-        thread.join(rules.timeout_seconds)
         loop.join(rules.timeout_seconds)
