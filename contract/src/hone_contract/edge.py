@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from hone_contract.errors import BadConfiguration, HoneError, RetryableFailure
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What is told of a disk, or of a quota, that is full."""
 AWAY = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT, errno.EHOSTDOWN)
 """What is told of a volume that may come back."""
 
@@ -41,7 +43,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     except OSError as error:
         # A disk may have room again, or come back; a wrong path or missing permission stays wrong.
         print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
-        may_pass = error.errno in (errno.ENOSPC, errno.EDQUOT, *AWAY)
+        may_pass = error.errno in (*FULL, *AWAY)
         code = RetryableFailure.exit_code if may_pass else BadConfiguration.exit_code
     except KeyboardInterrupt:
         code = 128 + signal.SIGINT

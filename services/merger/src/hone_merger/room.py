@@ -1,16 +1,15 @@
 """Room on a disk: looked for before anything is written, and told of when it was not enough."""
 
-import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hone_contract.edge import FULL
 from hone_contract.errors import RetryableFailure
 
 TO_MERGE = "make room (`hone-store ls` shows what there is), then merge again"
 """What to do when a merge has no room."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_room(folder: Path, size: int, what: str, remedy: str, *, left: int = 0) -> None:
@@ -31,7 +30,7 @@ def told_when_full(target: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL:
             raise
         free = _amount(_free(target))
         raise RetryableFailure(

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from hone_contract.edge import FULL
 from hone_contract.errors import RetryableFailure
 
 DISK_ERRORS = (OSError, SafetensorError, RuntimeError)
 """What a writer raises: Python, safetensors, torch.save."""
-_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NUMBERS = (*FULL, errno.EFBIG)
 _WORDS = (
     "No space left",
     "File too large",
