@@ -88,6 +88,21 @@ def published_copy(demo: Demo, root: Path) -> Store:
     return store
 
 
+def base_copy(demo: Demo, root: Path, base: str) -> Store:
+    """A store of its own with one of the demo's bases."""
+    store = Store(root)
+    store.base(base).parent.mkdir(parents=True)
+    shutil.copytree(demo.store.base(base), store.base(base), copy_function=os.link)
+    return store
+
+
+def command(module: str, store: Store, *arguments: str) -> str:
+    """The last line that a service's command prints."""
+    called = [sys.executable, "-m", module, "--store", str(store.root), *arguments]
+    done = subprocess.run(called, stdout=subprocess.PIPE, text=True, check=True, env=without_settings())
+    return done.stdout.splitlines()[-1]
+
+
 def without_settings() -> dict[str, str]:
     """The environment without what a developer's `.env` says."""
     return {name: value for name, value in os.environ.items() if not name.startswith("HONE_")}

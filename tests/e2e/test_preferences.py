@@ -1,14 +1,10 @@
 """A model learns for real which of two answers is better; it is fused and served as any other."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from chain import ROOT, Demo, hone_server, without_settings
+from chain import ROOT, Demo, base_copy, command, hone_server
 
 from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.probes import mean_delta, read_probes
@@ -23,11 +19,7 @@ FEW = {"max_steps": 4, "learning_rate": 2e-4}
 
 @pytest.fixture(scope="module")
 def store(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """One with the demo's base."""
-    store = Store(tmp_path_factory.mktemp("preferences") / "store")
-    store.base(BASE).parent.mkdir(parents=True)
-    shutil.copytree(demo.store.base(BASE), store.base(BASE), copy_function=os.link)
-    return store
+    return base_copy(demo, tmp_path_factory.mktemp("preferences") / "store", BASE)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +30,7 @@ def adapter(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     spec["data"] = {name: str(EXAMPLE / file) for name, file in spec["data"].items()} | {"eval_count": 4}
     file = tmp_path_factory.mktemp("spec") / "run.yaml"
     file.write_text(yaml.safe_dump(spec), encoding="utf-8")
-    return open_artifact(store.adapter(_command("hone_trainer", store, "train", str(file))), "adapter")
+    return open_artifact(store.adapter(command("hone_trainer", store, "train", str(file))), "adapter")
 
 
 def test_of_pairs_that_it_never_saw_it_prefers_the_better_answer(adapter: Artifact) -> None:
@@ -53,7 +45,7 @@ def test_of_pairs_that_it_never_saw_it_prefers_the_better_answer(adapter: Artifa
 
 @pytest.fixture(scope="module")
 def model(adapter: Artifact, store: Store) -> str:
-    return _command("hone_merger", store, "merge", adapter.manifest.id)
+    return command("hone_merger", store, "merge", adapter.manifest.id)
 
 
 def test_it_is_fused_as_any_other(model: str, store: Store) -> None:
@@ -67,9 +59,3 @@ def test_it_is_served_as_what_was_trained(model: str, store: Store, tmp_path: Pa
     name = model.partition("/")[0]
     with hone_server(store.root, tmp_path / "log", "--model", name) as server:
         assert server.wait_until_ready()["gate"]["passed"] is True  # type: ignore[index]
-
-
-def _command(module: str, store: Store, *arguments: str) -> str:
-    command = [sys.executable, "-m", module, "--store", str(store.root), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=without_settings())
-    return done.stdout.splitlines()[-1]

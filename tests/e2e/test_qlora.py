@@ -1,15 +1,11 @@
 """A base in 4 bits, trained for real on the CPU; what comes of it is fused and served as any other."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
-from chain import ROOT, Demo, hone_server, without_settings
+from chain import ROOT, Demo, base_copy, command, hone_server
 
 from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.probes import mean_delta, read_probes
@@ -30,18 +26,14 @@ training: {{max_steps: 8, batch_size: 8, learning_rate: 1e-3, optimizer: adamw_8
 
 @pytest.fixture(scope="module")
 def store(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """One with the demo's base."""
-    store = Store(tmp_path_factory.mktemp("qlora") / "store")
-    store.base(BASE).parent.mkdir(parents=True)
-    shutil.copytree(demo.store.base(BASE), store.base(BASE), copy_function=os.link)
-    return store
+    return base_copy(demo, tmp_path_factory.mktemp("qlora") / "store", BASE)
 
 
 @pytest.fixture(scope="module")
 def adapter(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     spec = tmp_path_factory.mktemp("spec") / "run.yaml"
     spec.write_text(SPEC, encoding="utf-8")
-    return open_artifact(store.adapter(_command("hone_trainer", store, "train", str(spec))), "adapter")
+    return open_artifact(store.adapter(command("hone_trainer", store, "train", str(spec))), "adapter")
 
 
 def test_it_learns(adapter: Artifact) -> None:
@@ -58,7 +50,7 @@ def test_its_probes_have_the_model_as_it_was_trained(adapter: Artifact) -> None:
 
 
 def test_it_is_fused_and_served_as_what_was_trained(adapter: Artifact, store: Store, tmp_path: Path) -> None:
-    model = _command("hone_merger", store, "merge", adapter.manifest.id)
+    model = command("hone_merger", store, "merge", adapter.manifest.id)
     config = json.loads((store.root / "models" / model / "config.json").read_text(encoding="utf-8"))
     assert "quantization_config" not in config
     report = json.loads((store.root / "models" / model / "merge_report.json").read_text(encoding="utf-8"))
@@ -75,9 +67,3 @@ def test_it_is_fused_and_served_as_what_was_trained(adapter: Artifact, store: St
             timeout=60,
         )
     assert answer.json()["choices"][0]["message"]["content"]
-
-
-def _command(module: str, store: Store, *arguments: str) -> str:
-    command = [sys.executable, "-m", module, "--store", str(store.root), *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=without_settings())
-    return done.stdout.splitlines()[-1]

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 from api_postgres import NotHere, Server, running_postgres
+from api_serving_app import ADAPTER, STORED, ServingApp, tuned_app
+from api_upstream import StandIn, stand_in
 
 _EACH = ("sqlite", "postgresql")
 _POSTGRESQL_LATER = ("sqlite", pytest.param("postgresql", marks=pytest.mark.chain))
@@ -42,6 +44,22 @@ def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     """An empty one for each module."""
     with ExitStack() as stack:
         yield _new(request, tmp_path_factory, stack)
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[StandIn]:
+    """A stand-in for the base's server, with the adapter of a tuned model."""
+    with stand_in(STORED, ADAPTER) as here:
+        yield here
+
+
+@pytest.fixture(scope="module")
+def app(
+    upstream: StandIn, tmp_path_factory: pytest.TempPathFactory, database_url: str
+) -> Iterator[ServingApp]:
+    """An api before it, with that model."""
+    with tuned_app(upstream.url, tmp_path_factory.mktemp("api"), database_url) as here:
+        yield here
 
 
 def _new(request: pytest.FixtureRequest, folders: pytest.TempPathFactory, stack: ExitStack) -> str:

@@ -3,15 +3,14 @@
 import asyncio
 import json
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 import httpx
 import openai
 import pytest
-from api_serving_app import ADAPTER, ASK, BASE, STORED, TUNED, ServingApp, tuned_app
-from api_upstream import StandIn, stand_in
+from api_serving_app import ADAPTER, ASK, BASE, STORED, TUNED, ServingApp
+from api_upstream import StandIn
 from pydantic import ValidationError
 
 from hone_api.serving import model_field
@@ -20,20 +19,6 @@ from hone_api.serving.renaming import EventStream, Renaming
 from hone_api.wire.jobs import CreateJob
 
 TEXT = "One two three four"
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[StandIn]:
-    with stand_in(STORED, ADAPTER) as here:
-        yield here
-
-
-@pytest.fixture(scope="module")
-def app(
-    upstream: StandIn, tmp_path_factory: pytest.TempPathFactory, database_url: str
-) -> Iterator[ServingApp]:
-    with tuned_app(upstream.url, tmp_path_factory.mktemp("api"), database_url) as here:
-        yield here
 
 
 @pytest.fixture(scope="module")

@@ -2,28 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from api_serving_app import ADAPTER, ASK, BASE, STORED, TUNED, ServingApp, serving_app, tuned_app
-from api_upstream import StandIn, stand_in
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[StandIn]:
-    with stand_in(STORED, ADAPTER) as here:
-        yield here
-
-
-@pytest.fixture(scope="module")
-def app(
-    upstream: StandIn, tmp_path_factory: pytest.TempPathFactory, database_url: str
-) -> Iterator[ServingApp]:
-    with tuned_app(upstream.url, tmp_path_factory.mktemp("api"), database_url) as here:
-        yield here
+from api_serving_app import ADAPTER, ASK, BASE, STORED, TUNED, ServingApp, serving_app
+from api_upstream import StandIn
 
 
 @pytest.fixture(scope="module")

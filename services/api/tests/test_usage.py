@@ -2,15 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from api_serving_app import ADAPTER, ASK, BASE, STORED, TUNED, ServingApp, tuned_app
-from api_upstream import StandIn, stand_in
+from api_serving_app import ASK, BASE, TUNED, ServingApp, tuned_app
+from api_upstream import StandIn
 from sqlalchemy import delete, select
 from sqlalchemy.exc import OperationalError
 
@@ -25,20 +24,6 @@ from hone_contract.errors import BadConfiguration
 
 SINCE = 20_000 * DAY
 """A day of 2024."""
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[StandIn]:
-    with stand_in(STORED, ADAPTER) as here:
-        yield here
-
-
-@pytest.fixture(scope="module")
-def app(
-    upstream: StandIn, tmp_path_factory: pytest.TempPathFactory, database_url: str
-) -> Iterator[ServingApp]:
-    with tuned_app(upstream.url, tmp_path_factory.mktemp("api"), database_url) as here:
-        yield here
 
 
 @pytest.fixture
