@@ -42,6 +42,7 @@ _ONLY_UPON = {
         ("autoscaling autoscaling-keda gateway ingress spread", [DEMO, SERVING]),
         ("hub-egress kueue training-metrics", [DEMO, TRAINING]),
         ("kubeflow multinode", [TRAINING]),
+        ("model-servers", [API]),
     )
     for name in names.split()
 }
@@ -74,7 +75,7 @@ def _fitting(overlay: str) -> list[str]:
 
 COMBINATIONS = [
     source
-    for overlay in _BUILT_UPON
+    for overlay in [*_BUILT_UPON, API]
     for source in [*(upon(overlay, name) for name in _fitting(overlay)), *all_upon(overlay)]
 ]
 """Each component alone and all that go together, upon what is applied."""

@@ -27,8 +27,18 @@ from hone_api.launcher.cluster import Cluster
 Object = dict[str, Any]
 NAMESPACE = "hone"
 JOBS, PODS, EVENTS, TEMPLATES, SERVICES = "jobs", "pods", "events", "podtemplates", "services"
-BASE = Path(__file__).parents[3] / "k8s" / "base" / "api"
-_VERBS = {"CREATE": "create", "DELETE": "delete", "FETCH": "get", "LIST": "list", "WATCH": "watch"}
+DEPLOYMENTS = "deployments"
+K8S = Path(__file__).parents[3] / "k8s"
+BASE = K8S / "base" / "api"
+_VERBS = {
+    "CREATE": "create",
+    "DELETE": "delete",
+    # Of which kmock knows no action.
+    "PUT": "update",
+    "FETCH": "get",
+    "LIST": "list",
+    "WATCH": "watch",
+}
 _GONE = {"code": 410, "reason": "Expired", "message": "too old resource version"}
 
 
@@ -163,10 +173,10 @@ class Mock(Api):
     # -- what the server does -----------------------------------------------------------------------
 
     async def _handle(self, request: kmock.Request) -> aiohttp.web.StreamResponse:
-        assert request.resource is not None and request.action is not None, request
+        assert request.resource is not None, request
         assert request.namespace == NAMESPACE, request
         resource = "/".join(filter(None, (request.resource.plural, request.subresource)))
-        verb = _VERBS[request.action.value]
+        verb = _VERBS[request.action.value] if request.action is not None else _VERBS[request.method.value]
         self.asked.append((verb, resource))
         self.tokens.add(request._raw_request.headers.get("Authorization", ""))
         if self.failing[verb, resource]:
@@ -182,7 +192,7 @@ class Mock(Api):
             return self._create(resource, request.data)
         if verb == "list":
             found = [each for key, each in self.kept.items() if key[0] == resource]
-            chosen = [each for each in found if _is_chosen(each, request.params)]
+            chosen = [_in_a_list(each) for each in found if _is_chosen(each, request.params)]
             listed = {"metadata": {"resourceVersion": str(self._version)}, "items": chosen}
             return aiohttp.web.json_response(listed)
         if resource == "pods/log":
@@ -192,8 +202,13 @@ class Mock(Api):
         key = (resource, str(request.name))
         if key not in self.kept:
             return _refusal(404, f'{resource} "{request.name}" not found')
+        if verb == "update":
+            return self._update(key, request.data)
         if verb == "delete":
-            self._delete(str(request.name), request.data["propagationPolicy"])
+            if resource == JOBS:
+                self._delete(str(request.name), request.data["propagationPolicy"])
+            else:
+                self.remove_it(*key)
             return aiohttp.web.json_response({"kind": "Status", "status": "Success"})
         return aiohttp.web.json_response(self.kept[key])
 
@@ -208,6 +223,13 @@ class Mock(Api):
         made["metadata"]["namespace"] = NAMESPACE
         self.change(resource, made)
         return aiohttp.web.json_response(made, status=201)
+
+    def _update(self, key: tuple[str, str], made: Object) -> aiohttp.web.Response:
+        kubernetes_validate.validate(made, latest_version(), strict=True)
+        if made["metadata"]["resourceVersion"] != self.kept[key]["metadata"]["resourceVersion"]:
+            return _refusal(409, "the object has been modified")
+        self.change(key[0], made)
+        return aiohttp.web.json_response(made)
 
     def _delete(self, name: str, propagation: str) -> None:
         """Of a Job. Its pods are told to end; with `Foreground` it stays until they have."""
@@ -282,6 +304,11 @@ def disrupted(reason: str) -> Object:
 
 def _job_of(pod: Object) -> str:
     return str(pod["metadata"]["labels"].get("batch.kubernetes.io/job-name"))
+
+
+def _in_a_list(each: Object) -> Object:
+    """There Kubernetes leaves out what is the same for all of them."""
+    return {name: value for name, value in each.items() if name not in ("apiVersion", "kind")}
 
 
 def _going(each: Object) -> Object:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from sqlalchemy import select
 from stand_ins.stage import BASE
 
 from hone_api.database.session import Database
-from hone_api.database.tables import File
+from hone_api.database.tables import File, Model
 from hone_api.errors import ApiError
 from hone_api.jobs import progress, sharing, states
 from hone_api.jobs.reconcile import Reconciler
@@ -30,6 +31,7 @@ from hone_api.launcher.folder import Folder
 from hone_api.launcher.local import LocalLauncher
 from hone_api.launcher.stages import State
 from hone_api.serving import presence
+from hone_api.settings import Upstream
 from hone_api.wire.jobs import job_object
 from hone_contract.events import Rewards, StepMetrics
 from hone_contract.run_spec import RunSpec
@@ -788,6 +790,61 @@ def test_a_merged_model_is_served_when_its_own_version_is(new: NewLoop) -> None:
         server.models[:] = [{"id": job_id, "version": version}]
         loop.tick()
         assert loop.job(job_id).status == "succeeded"
+
+
+def test_a_server_that_is_made_for_a_merged_model_is_awaited_and_told_of(new: NewLoop) -> None:
+    made = Made()
+    with serving(1) as (server,):
+        loop = new()
+
+        def look() -> None:
+            Reconciler(loop.services, loop.stages, 1, servers=made).tick()
+
+        job_id = loop.trained(metadata={"hone.deploy": "merged"})
+        look()
+        look()
+        loop.stages.end(f"{job_id}/2-merge")
+        made.notes[job_id] = "Its server is not up (waits for a node): 0/1 nodes"
+        look()
+        look()
+        assert made.kept == {job_id}
+        made.notes[job_id] = "Its server is not up (waits for a node): 0/2 nodes"
+        # Its Service is found, and nobody answers there.
+        with silent() as gone:
+            pass
+        loop.services.settings.find([Upstream(url=gone, model=job_id, hold_seconds=60)])
+        look()
+        assert loop.job(job_id).status == "running"
+        told = loop.told(job_id)
+        assert [each for each in told if "server" in each] == [
+            "Its server is not up (waits for a node): 0/1 nodes",
+            "The server that is made for it does not serve it yet.",
+        ]
+        server.models.append({"id": job_id, "version": f"{job_id}-0123456789"})
+        loop.services.settings.find([Upstream(url=server.url, model=job_id)])
+        look()
+        assert loop.job(job_id).status == "succeeded"
+        look()
+        assert made.kept == {job_id}
+        with loop.services.database.writing() as session:
+            for model in session.scalars(select(Model)):
+                model.deleted_at = 1
+        look()
+        assert made.kept == set()
+
+
+@dataclass
+class Made:
+    """Whoever makes servers, of which a test says how they are."""
+
+    notes: dict[str, str] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+
+    def keep(self, models: Collection[str]) -> None:
+        self.kept = {*models}
+
+    def waits_for(self, model: str) -> str | None:
+        return self.notes.get(model)
 
 
 @pytest.mark.parametrize("version", [{}, {"version": "run-1"}, {"version": "run-1-float16"}])

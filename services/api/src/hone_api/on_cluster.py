@@ -7,6 +7,7 @@ from hone_api.jobs.reconcile import Reconciler
 from hone_api.launcher.cluster import connect
 from hone_api.launcher.kubernetes import KubernetesLauncher
 from hone_api.services import Services
+from hone_api.serving.deployed import DeployedServers
 from hone_api.serving.found import FoundServers
 
 
@@ -16,12 +17,13 @@ def on_cluster(services: Services) -> Iterator[Reconciler]:
     settings = services.settings
     cluster = connect(settings.kubernetes.namespace)
     launcher = KubernetesLauncher(cluster, settings.data, services.reporter, services.wake.set)
-    servers = FoundServers(cluster, settings, services.reporter)
+    found = FoundServers(cluster, settings, services.reporter)
     launcher.start()
-    servers.start()
+    found.start()
     try:
         # Which GPU a run gets is the cluster's to say.
-        yield Reconciler(services, launcher, settings.kubernetes.slots)
+        made = DeployedServers(cluster, settings, services.reporter)
+        yield Reconciler(services, launcher, settings.kubernetes.slots, servers=made)
     finally:
-        servers.close()
+        found.close()
         launcher.close()

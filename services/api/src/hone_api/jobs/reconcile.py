@@ -19,11 +19,13 @@ from hone_api.files.expiry import expire_files
 from hone_api.jobs import queue, states
 from hone_api.jobs.cleaning import clean, left_behind
 from hone_api.jobs.importing import Importing
+from hone_api.jobs.results import published_models
 from hone_api.jobs.running import Running
 from hone_api.jobs.sharing import Sharing
 from hone_api.launcher.local import LocalLauncher
 from hone_api.launcher.stages import Launcher
 from hone_api.services import Services
+from hone_api.serving.merged import MergedServers
 from hone_api.serving.presence import Listings
 from hone_contract.errors import HoneError
 
@@ -39,12 +41,15 @@ class Reconciler:
     launcher: Launcher
     slots: int
     gpus: Sequence[str] = ()
+    servers: MergedServers | None = None
 
     def tick(self) -> None:
         """One look at everything that is not as it should be."""
         for work in (
             self._check_files,
             self._expire_files,
+            # Before a job asks whether its model has a server.
+            self._servers,
             self._jobs,
             self._imports,
             self._sharing.look,
@@ -59,7 +64,9 @@ class Reconciler:
             jobs = [*session.scalars(wanted.order_by(Job.number))]
             session.expunge_all()
         # What both find out by asking servers holds for all jobs of one look.
-        running = Running(self.services, self.launcher, self.gpus, Listings(self.services.settings))
+        running = Running(
+            self.services, self.launcher, self.gpus, Listings(self.services.settings), self.servers
+        )
         sharing = self._sharing
         for job in jobs:
             self._guarded(lambda job=job: self._advance(job, running, sharing))  # type: ignore[misc]
@@ -73,6 +80,12 @@ class Reconciler:
             queue.validate(self.services, job)
         elif job.status == states.QUEUED:
             queue.start(self.services, job, self.slots, sharing)
+
+    def _servers(self) -> None:
+        if self.servers is not None:
+            with self.services.database.reading() as session:
+                wanted = published_models(session)
+            self.servers.keep(wanted)
 
     def _imports(self) -> None:
         Importing(self.services, self.launcher, self._imports_during_runs).look()

@@ -12,7 +12,9 @@ from hone_api.database.tables import Checkpoint, File, Job, Model, Permission, P
 from hone_api.files.adding import add_file
 from hone_api.ids import new_id
 from hone_api.jobs import states
+from hone_api.jobs.extras import read_extras
 from hone_api.jobs.progress import Results
+from hone_api.jobs.stages import DEPLOY
 from hone_api.jobs.workspace import run_name
 
 
@@ -30,6 +32,14 @@ def published_as(session: Session, job: Job) -> str:
 
 def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def published_models(session: Session) -> set[str]:
+    """All merged ones that a server is to have: those of clients, and those of jobs that are about to end."""
+    made = select(Model.served_as).where(Model.merged, Model.deleted_at.is_(None))
+    ending = select(Job).where(Job.status == states.RUNNING, Job.stage == DEPLOY)
+    jobs = (job for job in session.scalars(ending) if read_extras(job.labels).deploy == "merged")
+    return {*session.scalars(made), *(published_as(session, job) for job in jobs)}
 
 
 def model_name(session: Session, job: Job, organization: str) -> str:

@@ -40,12 +40,13 @@ from hone_api.jobs.telling import for_clients
 from hone_api.jobs.workspace import run_name
 from hone_api.launcher.stages import Command, Launcher, State
 from hone_api.services import Services
-from hone_api.serving.presence import Listings
+from hone_api.serving.merged import MergedServers
+from hone_api.serving.presence import Listings, Presence
 from hone_contract.errors import HoneError
 from hone_contract.store import Store
 
-_PATIENCE = 600
-"""Seconds that a server may take to list a new model."""
+_PATIENCE, _PATIENCE_WITH_A_NEW_ONE = 600, 3900
+"""Seconds that a server may take to list a new model, and one that is only made for it."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Running:
     gpus: Sequence[str]
     """What CUDA_VISIBLE_DEVICES is for each slot; empty without any."""
     listings: Listings
+    servers: MergedServers | None
 
     def advance(self, job: Job) -> None:
         """One look at a running job: begin its stage, tell its news, go on when the stage has ended."""
@@ -175,8 +177,17 @@ class Running:
             return
         version = job.run_id if merged else None
         found = self.listings.presence(base=base, served_as=served_as, merged=merged, version=version)
+        made = self.servers.waits_for(served_as) if merged and self.servers is not None else None
+        if made is not None and found.state != "served":
+            self._tell_what_it_waits_for(job, State("running", note=made))
+            found = Presence(
+                "waiting",
+                "The server that is made for it does not serve it yet.",
+                found.seen or found.message,
+            )
         begun = job.progress.get("deploying") or int(time.time())
-        waits = found.state == "waiting" and time.time() < begun + _PATIENCE
+        patience = _PATIENCE if made is None else _PATIENCE_WITH_A_NEW_ONE
+        waits = found.state == "waiting" and time.time() < begun + patience
         with self.services.database.writing() as session:
             current = same(session, job)
             if current is None:

@@ -29,7 +29,7 @@ Object = dict[str, Any]
 
 JOBS, PODS = "apis/batch/v1/namespaces/{}/jobs", "api/v1/namespaces/{}/pods"
 TEMPLATES, EVENTS = "api/v1/namespaces/{}/podtemplates", "api/v1/namespaces/{}/events"
-SERVICES = "api/v1/namespaces/{}/services"
+SERVICES, DEPLOYMENTS = "api/v1/namespaces/{}/services", "apis/apps/v1/namespaces/{}/deployments"
 
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 20.0
@@ -66,6 +66,10 @@ class Cluster:
         self.namespace = namespace
         self.home = home or namespace
 
+    def host_of(self, service: str) -> str:
+        """The name by which a Service of the namespace is reached from here."""
+        return service if self.namespace == self.home else f"{service}.{self.namespace}.svc"
+
     def get(self, resource: str, name: str) -> Object | None:
         """None: there is none of that name."""
         try:
@@ -81,6 +85,10 @@ class Cluster:
 
     def create(self, resource: str, made: Object) -> None:
         self._object("POST", resource, body=made)
+
+    def replace(self, resource: str, made: Object) -> None:
+        """Raises Refused (409) if it has changed since its `metadata.resourceVersion`."""
+        self._object("PUT", f"{resource}/{made['metadata']['name']}", body=made)
 
     def delete(self, resource: str, name: str, propagation: str) -> None:
         """Does nothing where there is none."""

@@ -25,7 +25,7 @@ _SHOWN = 300
 
 
 def is_finished(job: Object) -> bool:
-    return _condition(job, "Complete") is not None or _condition(job, "Failed") is not None
+    return condition(job, "Complete") is not None or condition(job, "Failed") is not None
 
 
 def is_going(job: Object) -> bool:
@@ -44,9 +44,9 @@ def newest(pods: Sequence[Object]) -> Object | None:
 
 def exit_of(job: Object | None, pods: Sequence[Object]) -> Exit:
     """Of a stage whose Job is finished or gone, and of whose pods none is live."""
-    if job is not None and _condition(job, "Complete") is not None:
+    if job is not None and condition(job, "Complete") is not None:
         return Exit(0, "")
-    failed = _condition(job, "Failed") if job is not None else None
+    failed = condition(job, "Failed") if job is not None else None
     pod = newest(pods)
     if failed is not None and failed.get("reason") == "DeadlineExceeded":
         return Exit(_TIMED_OUT, _short(failed.get("message", "")))
@@ -69,7 +69,7 @@ def waits_for(job: Object, pods: Sequence[Object]) -> str:
         queue = job["metadata"].get("labels", {}).get(QUEUE)
         return f"Waits for its turn in the queue {queue}" if queue else "Suspended: somebody stopped its Job"
     pod = newest(live(pods))
-    return _short(_pod_waits_for(pod)) if pod is not None else ""
+    return _short(pod_waits_for(pod)) if pod is not None else ""
 
 
 def has_no_pod_yet(job: Object, pods: Sequence[Object]) -> bool:
@@ -80,8 +80,9 @@ def has_no_pod_yet(job: Object, pods: Sequence[Object]) -> bool:
     return pod is None or any(each.get("reason") == "ContainerCreating" for each in _waiting(pod))
 
 
-def _pod_waits_for(pod: Object) -> str:
-    scheduled = _condition(pod, "PodScheduled", "False")
+def pod_waits_for(pod: Object) -> str:
+    """Why its containers do not run yet, as `waits_for` says it."""
+    scheduled = condition(pod, "PodScheduled", "False")
     if scheduled is not None:
         return f"Waits for a node: {scheduled.get('message', scheduled.get('reason', ''))}"
     for each in _waiting(pod):
@@ -90,7 +91,7 @@ def _pod_waits_for(pod: Object) -> str:
             return f"Its image cannot be pulled: {reason}: {message}"
         if reason in _NO_CONTAINER:
             return f"Its container cannot be created: {reason}: {message}"
-    disrupted = _condition(pod, "DisruptionTarget")
+    disrupted = condition(pod, "DisruptionTarget")
     if is_going(pod) and disrupted is not None:
         # On a node that does not answer this lasts until the cluster has given the node up.
         return f"Its pod is being evicted: {disrupted.get('reason', '')}: {disrupted.get('message', '')}"
@@ -102,7 +103,7 @@ def _exit_of_pod(pod: Object) -> Exit:
     code = ended.get("exitCode") if ended is not None else None
     if status.get("reason") == "DeadlineExceeded":
         return Exit(_TIMED_OUT, _short(status.get("message", "its time is over")))
-    disrupted = _condition(pod, "DisruptionTarget")
+    disrupted = condition(pod, "DisruptionTarget")
     why = disrupted or (status if status.get("reason") else None)
     if why is not None and code not in _CERTAIN:
         return Exit(None, _short(f"{why.get('reason', '')}: {why.get('message', '')}"))
@@ -126,7 +127,7 @@ def _waiting(pod: Object) -> list[Object]:
     return [each["state"]["waiting"] for each in every if "waiting" in each.get("state", {})]
 
 
-def _condition(each: Object, kind: str, status: str = "True") -> Object | None:
+def condition(each: Object, kind: str, status: str = "True") -> Object | None:
     for found in each.get("status", {}).get("conditions") or []:
         if (found["type"], found["status"]) == (kind, status):
             return dict(found)

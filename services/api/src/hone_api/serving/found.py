@@ -13,14 +13,15 @@ SERVES = "hone.dev/serves"
 """A label: `base`, with all of its adapters, or `model`, a merged one."""
 NAME = "hone.dev/name"
 """An annotation: the name of either. A label's value has too few letters for it."""
+HOLD = "hone.dev/hold-seconds"
+"""An annotation: `hold_seconds`, as for servers of the settings."""
 
 
 class FoundServers:
     """Keeps the settings' list of them up to date, from `start` to `close`."""
 
     def __init__(self, cluster: Cluster, settings: Settings, reporter: Reporter) -> None:
-        self._settings, self._reporter = settings, reporter
-        self._domain = "" if cluster.namespace == cluster.home else f".{cluster.namespace}.svc"
+        self._cluster, self._settings, self._reporter = cluster, settings, reporter
         self._services = Mirror(cluster, SERVICES, SERVES, self._seen, reporter)
 
     def start(self, seconds: float = 10.0) -> None:
@@ -37,16 +38,17 @@ class FoundServers:
     def _upstreams(self) -> Iterator[Upstream]:
         for service in self._services.every():
             try:
-                yield _upstream(service, self._domain)
+                yield _upstream(service, self._cluster.host_of(service["metadata"]["name"]))
             except (ValidationError, LookupError) as error:
                 name = service["metadata"]["name"]
                 told = f"Service {name} does not say what it serves: {error}; see {SERVES} and {NAME}"
                 self._reporter.tell("server_not_understood", told, level="warning", service=name)
 
 
-def _upstream(service: Object, domain: str) -> Upstream:
-    """`domain` is what a name needs to be found from here. Raises LookupError and ValidationError."""
+def _upstream(service: Object, host: str) -> Upstream:
+    """Raises LookupError and ValidationError."""
     metadata, ports = service["metadata"], service["spec"]["ports"]
+    annotations = metadata["annotations"]
     port = next((each for each in ports if each.get("name") == "http"), ports[0])
-    said = {metadata["labels"][SERVES]: metadata["annotations"][NAME]}
-    return Upstream.model_validate({"url": f"http://{metadata['name']}{domain}:{port['port']}", **said})
+    said = {metadata["labels"][SERVES]: annotations[NAME], "hold_seconds": annotations.get(HOLD, 0)}
+    return Upstream.model_validate({"url": f"http://{host}:{port['port']}", **said})
