@@ -10,6 +10,7 @@ from rendered import API, Object, containers, of_kind, pods, selects, upon
 
 from hone_api.launcher.manifest import make_job, template_name
 from hone_api.launcher.stages import Command
+from hone_api.serving import deployment
 from hone_api.settings import Settings, Stage, load_settings
 from hone_contract.store import base_name
 
@@ -99,6 +100,45 @@ def test_the_api_may_ask_servers_and_the_cluster_and_a_check_nobody() -> None:
     assert any(
         selects(peer["podSelector"], labels["Deployment hone-api"]) for peer in server["ingress"][0]["from"]
     )
+
+
+def test_servers_of_merged_models_are_reached_and_go_before_training() -> None:
+    source = upon(API, "model-servers", "network-policy", "priority")
+    (template,) = (
+        each for each in of_kind(source, "PodTemplate") if each["metadata"]["name"] == deployment.TEMPLATE
+    )
+    made = deployment.make_deployment("bot", template)
+    assert kubernetes_validate.validate(made, "1.29", strict=True) == "1.29"
+    labels = made["spec"]["template"]["metadata"]["labels"]
+    # The Service of the base's server would hand them its requests.
+    (service,) = (each for each in of_kind(source, "Service") if each["metadata"]["name"] == "hone-server")
+    assert not service["spec"]["selector"].items() <= labels.items()
+    policies = {each["metadata"]["name"]: each["spec"] for each in of_kind(source, "NetworkPolicy")}
+    for name in ("hone-deny", "hone-server", "hone-scraping"):
+        assert selects(policies[name]["podSelector"], labels)
+    assert _going_out(source, labels) == []
+    for client in ("hone-api", "hone-chat"):
+        to = [peer["podSelector"] for rule in policies[client]["egress"] for peer in rule.get("to", [])]
+        assert any(selects(selector, labels) for selector in to)
+    classes = {
+        each["metadata"]["name"]: each["template"]["spec"]["priorityClassName"]
+        for each in of_kind(source, "PodTemplate")
+    }
+    assert classes.pop(deployment.TEMPLATE) == "hone-serving"
+    assert set(classes.values()) == {"hone-training"}
+
+
+def test_the_api_alone_may_make_them() -> None:
+    (binding,) = (
+        each
+        for each in of_kind(upon(API, "model-servers"), "RoleBinding")
+        if each["metadata"]["name"] == "hone-model-servers"
+    )
+    (account,) = of_kind(API, "ServiceAccount")
+    (subject,) = binding["subjects"]
+    assert subject["name"] == account["metadata"]["name"]
+    # What it asks for is compared with the Role in services/api/tests/test_model_servers.py.
+    assert binding["roleRef"]["name"] == "hone-model-servers"
 
 
 def _going_out(source: str, labels: Object) -> list[Object]:
