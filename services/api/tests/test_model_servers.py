@@ -31,7 +31,6 @@ from hone_api.serving.deployed import DeployedServers
 from hone_api.serving.deployment import server_name
 from hone_api.serving.found import FoundServers
 from hone_api.settings import Settings, Upstream
-from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 
 COMPONENT = K8S / "components" / "model-servers"
@@ -221,6 +220,8 @@ def test_one_of_that_name_that_is_not_ours_is_left_alone(here: Here) -> None:
         (unschedulable, "Its server is not up (waits for a node): 0/1 nodes are available"),
         (pulling, "Its server is not up (its image cannot be pulled): ImagePullBackOff"),
         (running, ""),
+        (lambda pod: _fallen(pod, "Error"), "Its server has ended with 65 and is begun again: its log"),
+        (lambda pod: _fallen(pod, "OOMKilled"), "Its server has ended with 65 and is begun again: it took"),
     ],
 )
 def test_what_it_waits_for_is_told(here: Here, status: Any, told: str) -> None:
@@ -230,6 +231,12 @@ def test_what_it_waits_for_is_told(here: Here, status: Any, told: str) -> None:
     here.keep("bot")
     note = here.servers.waits_for("bot")
     assert note is not None and note.startswith(told) and bool(note) is bool(told)
+
+
+def _fallen(pod: Object, reason: str) -> Object:
+    status: Object = running(pod)
+    status["containerStatuses"][0]["lastState"] = {"terminated": {"exitCode": 65, "reason": reason}}
+    return status
 
 
 def test_pods_that_the_cluster_refuses_are_told(here: Here) -> None:
@@ -257,8 +264,8 @@ def test_of_one_that_is_scaled_to_zero_nobody_waits(here: Here) -> None:
 
 def test_a_template_without_a_server_is_said(here: Here) -> None:
     here.mock.kept[TEMPLATES, "hone-model-server"]["template"]["spec"]["containers"][0]["name"] = "main"
-    with pytest.raises(BadConfiguration, match="has no container named server"):
-        here.keep("bot")
+    here.keep("bot")
+    assert "has no container named server" in (here.servers.waits_for("bot") or "")
 
 
 def test_a_cluster_that_does_not_answer_is_no_sign_that_there_is_none(here: Here) -> None:

@@ -30,6 +30,7 @@ from hone_api.serving.deployment import (
     server_name,
 )
 from hone_api.settings import Settings
+from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
 
 _AGAIN_SECONDS = 10.0
@@ -53,7 +54,7 @@ class DeployedServers:
         self._notes: dict[str, str] | None = None
 
     def keep(self, models: Collection[str]) -> None:
-        """Raises NoAnswer, Refused, and BadConfiguration for a template that no server can be made of."""
+        """Raises NoAnswer, and Refused where our rights do not suffice."""
         wanted, now = frozenset(models), time.monotonic()
         if wanted == self._kept and now < self._looked + self._again_seconds:
             return
@@ -97,27 +98,24 @@ class DeployedServers:
 
     def _make(self, model: str, template: Object, deployment: Object | None, service: Object | None) -> str:
         """What is missing of it, or older than the template; why the cluster does not take it."""
-        made = make_deployment(model, template)
+        name = server_name(model)
         try:
+            made = make_deployment(model, template)
             if deployment is None:
                 self._cluster.create(DEPLOYMENTS, made)
-                self._reporter.tell("model_server_made", f"{made['metadata']['name']} for {model}")
+                self._reporter.tell("model_server_made", f"{name} for {model}")
             elif (new := renewed(deployment, made)) is not None:
                 self._cluster.replace(DEPLOYMENTS, new)
-                self._reporter.tell("model_server_renewed", f"{made['metadata']['name']} for {model}")
+                self._reporter.tell("model_server_renewed", f"{name} for {model}")
             if service is None:
                 self._cluster.create(SERVICES, make_service(model, template))
-        except Refused as error:
-            return self._refusal(made["metadata"]["name"], error)
+        except (Refused, BadConfiguration) as error:
+            told = error.message if isinstance(error, Refused) else str(error)
+            if isinstance(error, Refused) and error.status == CONFLICT:
+                told = f"{name} is there, and none of ours, or changes just now"
+            self._reporter.tell("model_server_refused", f"{name}: {told}", level="warning")
+            return f"{_quota_or(told, 'The cluster does not take its server')}: {told}"
         return ""
-
-    def _refusal(self, name: str, error: Refused) -> str:
-        if error.status == CONFLICT:
-            told = f"{name} is there, and none of ours, or changes just now"
-        else:
-            told = error.message
-        self._reporter.tell("model_server_refused", f"{name}: {told}", level="warning")
-        return f"{_quota_or(told, 'The cluster does not take its server')}: {told}"
 
 
 def _of(name: str, pods: Iterable[Object]) -> list[Object]:
@@ -133,8 +131,21 @@ def _waits_for(deployment: Object | None, pods: list[Object]) -> str:
         told = failure.get("message", "")
         return f"{_quota_or(told, 'Its server has no pod')}: {told}"
     pod = newest(live(pods))
-    what, _, why = (pod_waits_for(pod) if pod is not None else "").partition(": ")
-    return f"Its server is not up ({what[0].lower()}{what[1:]}): {why}" if what else ""
+    if pod is None:
+        return ""
+    what, _, why = pod_waits_for(pod).partition(": ")
+    return f"Its server is not up ({what[0].lower()}{what[1:]}): {why}" if what else _fell(pod)
+
+
+def _fell(pod: Object) -> str:
+    """A server whose model is refused by its gate, say, ends, and is begun again by its node."""
+    for each in pod["status"].get("containerStatuses", []):
+        ended = each.get("lastState", {}).get("terminated")
+        if ended is not None and not each.get("ready"):
+            killed = ended.get("reason") == "OOMKilled"
+            why = "it took more memory than its limit (OOMKilled)" if killed else "its log says why"
+            return f"Its server has ended with {ended['exitCode']} and is begun again: {why}"
+    return ""
 
 
 def _quota_or(told: str, other: str) -> str:
