@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from rendered import (
+    API,
     CHAT,
     COMBINATIONS,
     COMPONENTS,
@@ -21,6 +22,7 @@ from rendered import (
     selects,
     upon,
 )
+from watching import DASHBOARDS
 
 POLICIES = all_upon(DEMO)[0]
 DNS = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
@@ -37,13 +39,36 @@ def test_every_component_is_in_the_guide() -> None:
 @pytest.mark.parametrize("overlay", [DEMO, SERVING])
 def test_the_servers_monitor_finds_its_service_and_shows_its_key(overlay: str) -> None:
     source = upon(overlay, "monitoring")
-    (monitor,), (service,) = of_kind(source, "ServiceMonitor"), of_kind(source, "Service")
-    assert selects(monitor["spec"]["selector"], service["metadata"]["labels"])
-    (endpoint,) = monitor["spec"]["endpoints"]
-    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+    endpoint = _scraped(source, "hone-server")
     (server,) = (each for each in containers(source) if each.serves)
     (key,) = (each for each in server.spec["env"] if each["name"] == "HONE_API_KEY")
     assert endpoint["authorization"]["credentials"] == key["valueFrom"]["secretKeyRef"]
+
+
+def test_the_apis_monitor_finds_its_service_and_is_let_in_without_a_key() -> None:
+    source = upon(API, "monitoring", "network-policy")
+    endpoint = _scraped(source, "hone-api")
+    assert "authorization" not in endpoint
+    scraping = _policy("hone-scraping", source)
+    assert selects(scraping["podSelector"], _labels(source, "hone-api"))
+    (rule,) = scraping["ingress"]
+    (api,) = (each for each in containers(source) if each.image == "hone-api")
+    (port,) = api.spec["ports"]
+    assert port["name"] == endpoint["port"] and {"port": port["name"]} in rule["ports"]
+
+
+def _scraped(source: str, name: str) -> Object:
+    """What Prometheus asks of the only Service that its monitor selects."""
+    (monitor,) = (each for each in of_kind(source, "ServiceMonitor") if each["metadata"]["name"] == name)
+    chosen = monitor["spec"]["selector"]
+    (service,) = (
+        each for each in of_kind(source, "Service") if selects(chosen, each["metadata"].get("labels", {}))
+    )
+    assert service["metadata"]["name"] == name
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
+    found: Object = endpoint
+    return found
 
 
 @pytest.mark.parametrize("overlay", [DEMO, TRAINING])
@@ -70,7 +95,7 @@ def test_only_the_trainer_gets_the_port(overlay: str) -> None:
 def test_the_dashboards_are_where_grafana_looks_for_them() -> None:
     (dashboards,) = of_kind(upon(SERVING, "monitoring"), "ConfigMap")
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
-    assert dashboards["data"].keys() == {"serving.json", "training.json"}
+    assert dashboards["data"].keys() == {path.name for path in DASHBOARDS}
 
 
 # -- network policies ------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 from watching import DASHBOARDS, ROOT, dashboard, expressions, metrics_of, named_metrics, promtool
 
+import hone_api.metrics
 import hone_server.metrics
 from hone_trainer.reporting.exporter import _HELP as TRAINING
 
@@ -28,21 +29,23 @@ def test_prometheus_can_parse_every_expression(path: Path, prometheus: Path, tmp
 
 
 def test_every_metric_of_ours_is_one_that_we_have() -> None:
-    """Also those of vLLM are seen in tests/e2e/test_observability.py, where real servers are asked."""
-    server = {
+    """Each has samples: tests/e2e/test_observability.py asks real servers, test_api_metrics.py the api."""
+    here = {
         sample.name
         for metric in REGISTRY.collect()
         if metric.name.startswith("hone_")
         for sample in metric.samples
     } | _declared()
+    # Those of a route have no samples before it was asked.
+    here |= {f"{name}_bucket" for name in _declared("histogram")}
     trainer = {f"hone_training_{name}" + ("_total" if name == "tokens" else "") for name in TRAINING}
     ours = {name for name in named_metrics() if name.startswith("hone_")}
-    assert ours <= server | trainer
+    assert ours <= here | trainer
 
 
 def test_every_metric_of_ours_is_watched_somewhere() -> None:
     watched = named_metrics()
-    missed = {name for name in _declared() if not {name, f"{name}_count"} & watched}
+    missed = {name for name in _declared() if not {name, f"{name}_count", f"{name}_bucket"} & watched}
     assert missed == {"hone_requests_inside"}
 
 
@@ -93,8 +96,13 @@ def _overlap(a: dict[str, int], b: dict[str, int]) -> bool:
     )
 
 
-def _declared() -> set[str]:
-    """The names that the server's metrics have at `/metrics`, also those that have no sample yet."""
-    metrics = [each for each in vars(hone_server.metrics).values() if isinstance(each, MetricWrapperBase)]
+def _declared(*types: str) -> set[str]:
+    """The names that metrics of server and api have at `/metrics`, also those that have no sample yet."""
+    declared = [*vars(hone_server.metrics).values(), *vars(hone_api.metrics).values()]
+    metrics = [each for each in declared if isinstance(each, MetricWrapperBase)]
     families = [family for metric in metrics for family in metric.describe()]
-    return {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
+    return {
+        f"{each.name}_total" if each.type == "counter" else each.name
+        for each in families
+        if not types or each.type in types
+    }

@@ -57,3 +57,16 @@ def test_prometheus_takes_the_configuration_that_compose_mounts(prometheus: Path
     text = (ROOT / "observability" / "prometheus.yaml").read_text(encoding="utf-8")
     (tmp_path / "prometheus.yaml").write_text(text.replace("/keys/api-key", str(key)), encoding="utf-8")
     promtool(prometheus, "check", "config", "prometheus.yaml", cwd=tmp_path)
+
+
+def test_prometheus_asks_what_compose_begins() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"]
+    jobs = yaml.safe_load((ROOT / "observability" / "prometheus.yaml").read_text())["scrape_configs"]
+    always = {target for job in jobs for each in job.get("static_configs", []) for target in each["targets"]}
+    asked = [each for job in jobs for each in job.get("dns_sd_configs", [])]
+    sometimes = {f"{name}:{each['port']}" for each in asked for name in each["names"]}
+    assert always == {"server:8000", "trainer:9100"}
+    assert sometimes == {"base-server:8000", "api:8080"}
+    # One that is not begun must not look like one that is down.
+    with_profile = {target for target in always | sometimes if "profiles" in services[target.split(":")[0]]}
+    assert with_profile == sometimes
