@@ -34,20 +34,26 @@ TRAINING = "k8s/overlays/gpu/training"
 MULTINODE = "k8s/overlays/gpu-multinode"
 API = "k8s/overlays/gpu/api"
 _WITH = " with "
-_BUILT_UPON = [DEMO, SERVING, TRAINING]
+_BUILT_UPON = [DEMO, SERVING, TRAINING, API]
 # Elsewhere there is nothing for it to do. What is left out here belongs to all of them.
 _ONLY_UPON = {
     name: overlays
     for names, overlays in (
-        ("autoscaling autoscaling-keda gateway ingress spread", [DEMO, SERVING]),
-        ("hub-egress kueue training-metrics", [DEMO, TRAINING]),
+        ("autoscaling autoscaling-keda spread", [DEMO, SERVING, API]),
+        ("gateway ingress", [DEMO, SERVING]),
+        ("hub-egress kueue", [DEMO, TRAINING, API]),
+        ("training-metrics", [DEMO, TRAINING]),
         ("kubeflow multinode", [TRAINING]),
-        ("model-servers", [API]),
+        ("model-servers scale-to-zero", [API]),
     )
     for name in names.split()
 }
 # What takes the place of another one.
-_INSTEAD = {"kubeflow": ["multinode"], "autoscaling-keda": ["autoscaling"]}
+_INSTEAD = {
+    "kubeflow": ["multinode"],
+    "autoscaling-keda": ["autoscaling"],
+    "scale-to-zero": ["autoscaling", "autoscaling-keda"],
+}
 # As docs/run-on-kubernetes.md says; any other order does as well for the others.
 _LATE = ["ingress", "gateway", "kubeflow"]
 
@@ -75,7 +81,7 @@ def _fitting(overlay: str) -> list[str]:
 
 COMBINATIONS = [
     source
-    for overlay in [*_BUILT_UPON, API]
+    for overlay in _BUILT_UPON
     for source in [*(upon(overlay, name) for name in _fitting(overlay)), *all_upon(overlay)]
 ]
 """Each component alone and all that go together, upon what is applied."""

@@ -25,10 +25,15 @@ from rendered import (
 )
 from watching import metrics_of, named_metrics, promtool
 
+from hone_api.settings import load_settings
+
 PAGE = ROOT / "docs" / "scaling-out.md"
-SCALERS = pytest.mark.parametrize(
-    ("component", "kind"), [("autoscaling", "HorizontalPodAutoscaler"), ("autoscaling-keda", "ScaledObject")]
-)
+OPERATING = ROOT / "docs" / "operating.md"
+SCALERS = {
+    "autoscaling": "HorizontalPodAutoscaler",
+    "autoscaling-keda": "ScaledObject",
+    "scale-to-zero": "ScaledObject",
+}
 
 
 def test_the_page_names_only_what_is_there() -> None:
@@ -42,17 +47,28 @@ def test_the_page_names_only_what_is_there() -> None:
 # -- how many --------------------------------------------------------------------------------------
 
 
-@SCALERS
-@pytest.mark.parametrize("overlay", [DEMO, SERVING])
-def test_what_scales_the_server_is_not_set_back_by_an_apply(component: str, kind: str, overlay: str) -> None:
+@pytest.mark.parametrize(
+    ("overlay", "component"),
+    [
+        (DEMO, "autoscaling"),
+        (SERVING, "autoscaling"),
+        (DEMO, "autoscaling-keda"),
+        (SERVING, "autoscaling-keda"),
+        (API, "scale-to-zero"),
+    ],
+)
+def test_what_scales_the_server_is_not_set_back_by_an_apply(overlay: str, component: str) -> None:
     source = upon(overlay, component)
-    (scaler,), (deployment,) = of_kind(source, kind), of_kind(source, "Deployment")
+    (scaler,) = of_kind(source, SCALERS[component])
     target = scaler["spec"]["scaleTargetRef"]
-    assert target["name"] == deployment["metadata"]["name"]
     assert target.get("kind", "Deployment") == "Deployment"
-    (plain,) = of_kind(overlay, "Deployment")
-    assert plain["spec"] == deployment["spec"] | {"replicas": 1}
-    assert "replicas" not in deployment["spec"]
+    scaled, plain = (
+        {each["metadata"]["name"]: each for each in of_kind(of, "Deployment")} for of in (source, overlay)
+    )
+    server = scaled.pop(target["name"])["spec"]
+    assert "replicas" not in server
+    assert plain.pop(target["name"])["spec"] == server | {"replicas": 1}
+    assert scaled == plain
 
 
 def test_there_is_always_a_server_and_never_more_than_is_said() -> None:
@@ -63,12 +79,14 @@ def test_there_is_always_a_server_and_never_more_than_is_said() -> None:
     assert "idleReplicaCount" not in keda
 
 
-def test_both_scale_alike_and_stop_what_costs_minutes_to_start_only_after_long() -> None:
+def test_all_scale_alike_and_stop_what_costs_minutes_to_start_only_after_long() -> None:
     behavior = _horizontal()["spec"]["behavior"]
-    assert behavior == _keda()["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+    for keda in (_keda(), _to_zero()):
+        assert behavior == keda["spec"]["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
     up, down = behavior["scaleUp"], behavior["scaleDown"]
     assert down["stabilizationWindowSeconds"] >= 10 * up["stabilizationWindowSeconds"]
     assert [(each["type"], each["value"]) for each in down["policies"]] == [("Pods", 1)]
+    assert _to_zero()["spec"]["cooldownPeriod"] >= down["stabilizationWindowSeconds"]
 
 
 def test_both_look_at_a_metric_that_servers_have() -> None:
@@ -76,7 +94,7 @@ def test_both_look_at_a_metric_that_servers_have() -> None:
     (rule,) = _adapter_rules()
     (metric,) = metrics_of(rule["seriesQuery"])
     assert metric in named_metrics()
-    assert metrics_of(_trigger()["query"]) == {metric}
+    assert metrics_of(_trigger(_keda())["query"]) == {metric}
 
 
 def test_the_guides_rule_for_the_adapter_makes_the_metric_that_is_asked_for() -> None:
@@ -86,22 +104,86 @@ def test_the_guides_rule_for_the_adapter_makes_the_metric_that_is_asked_for() ->
     assert rule["name"]["as"] == asked["pods"]["metric"]["name"]
     # A name of the custom metrics API is a part of a path.
     assert re.fullmatch(r"[a-z_]+", rule["name"]["as"])
-    assert asked["pods"]["target"]["averageValue"] == _trigger()["threshold"]
+    assert asked["pods"]["target"]["averageValue"] == _trigger(_keda())["threshold"]
 
 
-def test_kedas_question_has_the_labels_that_the_monitor_gives() -> None:
-    source = upon(SERVING, "monitoring", "pod-security")
-    labels = dict(re.findall(r'(\w+)="([^"]*)"', _trigger()["query"]))
-    (service,), (namespace,) = of_kind(source, "Service"), of_kind(source, "Namespace")
-    assert labels == {"job": service["metadata"]["name"], "namespace": namespace["metadata"]["name"]}
+@pytest.mark.parametrize(
+    ("overlay", "component", "service"),
+    [(SERVING, "autoscaling-keda", "hone-server"), (API, "scale-to-zero", "hone-api")],
+)
+def test_kedas_question_has_the_labels_that_the_monitor_gives(
+    overlay: str, component: str, service: str
+) -> None:
+    source = upon(overlay, component, "monitoring", "pod-security")
+    (scaler,), (namespace,) = of_kind(source, "ScaledObject"), of_kind(source, "Namespace")
+    labels = _labels(_trigger(scaler))
+    assert (labels["job"], labels["namespace"]) == (service, namespace["metadata"]["name"])
+    (monitor,) = (each for each in of_kind(source, "ServiceMonitor") if each["metadata"]["name"] == service)
+    assert service in [each["metadata"]["name"] for each in of_kind(source, "Service")]
     # Which would give `job` another value than the Service's name.
-    assert not any("jobLabel" in monitor["spec"] for monitor in of_kind(source, "ServiceMonitor"))
+    assert "jobLabel" not in monitor["spec"]
 
 
 def test_prometheus_can_parse_kedas_question(prometheus: Path, tmp_path: Path) -> None:
-    rules = [{"record": "asked", "expr": _trigger()["query"]}]
+    rules = [{"record": "asked", "expr": _trigger(_keda())["query"]}]
     (tmp_path / "rules.yaml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": rules}]}))
     promtool(prometheus, "check", "rules", "--lint=none", "rules.yaml", cwd=tmp_path)
+
+
+# -- to none and back ------------------------------------------------------------------------------
+
+
+def test_a_server_is_stopped_and_woken_by_what_the_api_counts() -> None:
+    spec, trigger = _to_zero()["spec"], _trigger(_to_zero())
+    assert spec["minReplicaCount"] == 0 < spec["maxReplicaCount"]
+    # One request is enough, and an answer that is missing is none.
+    assert (trigger["activationThreshold"], trigger["ignoreNullValues"]) == ("0", "false")
+    asked = re.compile(re.findall(r'__name__=~"([^"]*)"', trigger["query"])[0])
+    assert {name for name in named_metrics() if asked.fullmatch(name)} == {
+        "hone_api_held_requests",
+        "hone_api_server_requests",
+    }
+
+
+def test_the_settings_that_the_page_shows_hold_requests_for_that_server(tmp_path: Path) -> None:
+    (shown,) = (each for each in yaml_of(OPERATING) if "servers" in each)
+    (config,) = (each for each in of_kind(API, "ConfigMap") if "hone-api.yaml" in each["data"])
+    settings = yaml.safe_load(config["data"]["hone-api.yaml"])
+    (tmp_path / "hone-api.yaml").write_text(yaml.safe_dump(settings | shown), encoding="utf-8")
+    (server,), (plain,) = load_settings(tmp_path / "hone-api.yaml", {}).servers, settings["servers"]
+    assert (server.url, server.base) == (plain["url"], plain["base"])
+    assert server.url == _labels(_trigger(_to_zero()))["server"]
+    assert server.hold_seconds > 0
+
+
+def test_one_request_wakes_a_server_a_running_one_keeps_it_and_no_figure_is_no_zero(
+    prometheus: Path, tmp_path: Path
+) -> None:
+    ours = 'job="hone-api", namespace="hone", server="http://hone-server:8000"'
+    others = ours.replace('"hone"', '"other"')
+    # Each number for a minute: nobody, one that waits, two with the server, then an api that is not scraped.
+    series = {
+        f"hone_api_held_requests{{{ours}}}": "0 1 0 stale",
+        f"hone_api_server_requests{{{ours}}}": "_ 0 2 stale",
+        f"hone_api_held_requests{{{others}}}": "7 7 7 7",
+        f"hone_api_requests_total{{{ours}}}": "9 9 9 9",
+    }
+    query = _trigger(_to_zero())["query"]
+    expected = [[0], [1], [2], []]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": query,
+                "eval_time": f"{minute}m",
+                "exp_samples": [{"labels": "{}", "value": value} for value in values],
+            }
+            for minute, values in enumerate(expected)
+        ],
+    }
+    (tmp_path / "test.yaml").write_text(yaml.safe_dump({"rule_files": [], "tests": [test]}))
+    promtool(prometheus, "test", "rules", "test.yaml", cwd=tmp_path)
 
 
 def _horizontal() -> Object:
@@ -114,10 +196,20 @@ def _keda() -> Object:
     return found
 
 
-def _trigger() -> dict[str, str]:
-    (trigger,) = _keda()["spec"]["triggers"]
+def _to_zero() -> Object:
+    (found,) = of_kind(upon(API, "scale-to-zero"), "ScaledObject")
+    return found
+
+
+def _trigger(scaled: Object) -> dict[str, str]:
+    (trigger,) = scaled["spec"]["triggers"]
     metadata: dict[str, str] = trigger["metadata"]
     return metadata
+
+
+def _labels(trigger: dict[str, str]) -> dict[str, str]:
+    """What the question wants of a sample."""
+    return dict(re.findall(r'(\w+)="([^"]*)"', trigger["query"]))
 
 
 def _adapter_rules() -> list[Object]:
