@@ -24,6 +24,8 @@ from rendered import (
 )
 from watching import DASHBOARDS
 
+from hone_api.serving.deployment import TEMPLATE, make_service
+
 POLICIES = all_upon(DEMO)[0]
 DNS = [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]
 
@@ -55,6 +57,21 @@ def test_the_apis_monitor_finds_its_service_and_is_let_in_without_a_key() -> Non
     (api,) = (each for each in containers(source) if each.image == "hone-api")
     (port,) = api.spec["ports"]
     assert port["name"] == endpoint["port"] and {"port": port["name"]} in rule["ports"]
+
+
+def test_servers_that_the_api_makes_are_scraped_as_the_bases_is_under_another_name() -> None:
+    source = upon(API, "monitoring", "model-servers")
+    monitors = {each["metadata"]["name"]: each["spec"] for each in of_kind(source, "ServiceMonitor")}
+    (template,) = (each for each in of_kind(source, "PodTemplate") if each["metadata"]["name"] == TEMPLATE)
+    service = make_service("bot", template)
+    finding = [
+        name for name, spec in monitors.items() if selects(spec["selector"], service["metadata"]["labels"])
+    ]
+    assert finding == ["hone-model-server"]
+    (endpoint,) = monitors["hone-model-server"]["endpoints"]
+    assert endpoint.pop("relabelings") == [{"targetLabel": "job", "replacement": "hone-model-server"}]
+    assert [endpoint] == monitors["hone-server"]["endpoints"]
+    assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
 
 
 def _scraped(source: str, name: str) -> Object:
