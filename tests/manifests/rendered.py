@@ -41,8 +41,7 @@ _ONLY_UPON = {
     for names, overlays in (
         ("autoscaling autoscaling-keda spread", [DEMO, SERVING, API]),
         ("gateway ingress", [DEMO, SERVING]),
-        ("hub-egress kueue", [DEMO, TRAINING, API]),
-        ("training-metrics", [DEMO, TRAINING]),
+        ("hub-egress kueue training-metrics", [DEMO, TRAINING, API]),
         ("kubeflow multinode", [TRAINING]),
         ("model-servers scale-to-zero", [API]),
     )

@@ -88,11 +88,13 @@ def _scraped(source: str, name: str) -> Object:
     return found
 
 
-@pytest.mark.parametrize("overlay", [DEMO, TRAINING])
+@pytest.mark.parametrize("overlay", [DEMO, TRAINING, API])
 def test_the_monitor_of_training_finds_a_port_at_which_the_trainer_answers(overlay: str) -> None:
     source = upon(overlay, "monitoring", "training-metrics")
     (monitor,) = of_kind(source, "PodMonitor")
-    (trainer,) = (each for each in containers(source) if each.image == "hone-trainer")
+    (trainer,) = (
+        each for each in containers(source) if each.image == "hone-trainer" and each.spec.get("ports")
+    )
     (labels,) = (metadata["labels"] for _, metadata, pod in pods(source) if pod is trainer.pod)
     assert selects(monitor["spec"]["selector"], labels)
     (port,) = trainer.spec["ports"]
@@ -102,11 +104,11 @@ def test_the_monitor_of_training_finds_a_port_at_which_the_trainer_answers(overl
     assert environment["HONE_METRICS_HOST"] == "0.0.0.0"
 
 
-@pytest.mark.parametrize("overlay", [DEMO, TRAINING])
-def test_only_the_trainer_gets_the_port(overlay: str) -> None:
+@pytest.mark.parametrize("overlay", [DEMO, TRAINING, API])
+def test_only_what_trains_gets_the_port(overlay: str) -> None:
     source = upon(overlay, "training-metrics")
-    ports = {each.image for each in containers(source) if "metrics" in str(each.spec.get("ports"))}
-    assert ports == {"hone-trainer"}
+    (found,) = (each for each in containers(source) if "metrics" in str(each.spec.get("ports")))
+    assert (found.image, found.spec["args"][0]) == ("hone-trainer", "train")
 
 
 def test_the_dashboards_are_where_grafana_looks_for_them() -> None:
