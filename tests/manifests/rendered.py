@@ -43,7 +43,7 @@ _ONLY_UPON = {
         ("gateway ingress", [DEMO, SERVING]),
         ("hub-egress kueue training-metrics", [DEMO, TRAINING, API]),
         ("kubeflow multinode", [TRAINING]),
-        ("model-servers scale-to-zero", [API]),
+        ("api-gateway api-ingress model-servers scale-to-zero", [API]),
     )
     for name in names.split()
 }
@@ -54,7 +54,7 @@ _INSTEAD = {
     "scale-to-zero": ["autoscaling", "autoscaling-keda"],
 }
 # As docs/run-on-kubernetes.md says; any other order does as well for the others.
-_LATE = ["ingress", "gateway", "kubeflow"]
+_LATE = ["ingress", "gateway", "api-ingress", "api-gateway", "kubeflow"]
 
 
 def upon(overlay: str, *names: str) -> str:

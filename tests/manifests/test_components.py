@@ -207,44 +207,76 @@ def test_objects_of_components_belong_to_hone(source: str) -> None:
 
 # -- from outside ----------------------------------------------------------------------------------
 
-OUTSIDE = pytest.mark.parametrize(("component", "kind"), [("ingress", "Ingress"), ("gateway", "HTTPRoute")])
+KINDS = {"ingress": "Ingress", "gateway": "HTTPRoute"}
 
 
-@OUTSIDE
-@pytest.mark.parametrize("overlay", [DEMO, SERVING])
-def test_what_comes_from_outside_gets_to_the_servers_service(component: str, kind: str, overlay: str) -> None:
+@pytest.mark.parametrize(
+    ("overlay", "component", "wanted"),
+    [
+        *((overlay, kind, "hone-server") for overlay in (DEMO, SERVING) for kind in KINDS),
+        *((API, f"api-{kind}", "hone-api") for kind in KINDS),
+    ],
+)
+def test_what_comes_from_outside_gets_to_its_service(overlay: str, component: str, wanted: str) -> None:
     source = upon(overlay, component)
-    ((path, name, port),) = _ways(*of_kind(source, kind))
-    (service,) = of_kind(source, "Service")
-    assert name == service["metadata"]["name"]
+    ((path, name, port),) = _ways(*of_kind(source, KINDS[component.removeprefix("api-")]))
+    (service,) = (each for each in of_kind(source, "Service") if each["metadata"]["name"] == wanted)
+    assert name == wanted
     assert {port} <= {each[key] for each in service["spec"]["ports"] for key in ("name", "port")}
     # Metrics and readiness are for the cluster.
     assert path == "/v1"
 
 
-@pytest.mark.parametrize("component", ["ingress", "gateway"])
-def test_a_policy_that_is_there_is_opened_for_it_and_none_is_made(component: str) -> None:
-    assert of_kind(upon(DEMO, component), "NetworkPolicy") == []
-    chat, new = _policy("hone-server", upon(DEMO, "network-policy", component))["ingress"]
-    assert chat == _policy("hone-server", upon(DEMO, "network-policy"))["ingress"][0]
+@pytest.mark.parametrize(
+    ("overlay", "component", "name"),
+    [
+        *((DEMO, kind, "hone-server") for kind in KINDS),
+        *((API, f"api-{kind}", "hone-api") for kind in KINDS),
+    ],
+)
+def test_a_policy_that_is_there_is_opened_for_it_and_none_is_made(
+    overlay: str, component: str, name: str
+) -> None:
+    assert of_kind(upon(overlay, component), "NetworkPolicy") == []
+    source, before = upon(overlay, "network-policy", component), upon(overlay, "network-policy")
+    inside, new = _policy(name, source)["ingress"]
+    assert [inside] == _policy(name, before)["ingress"]
     (peer,) = new["from"]
     assert peer["namespaceSelector"]["matchLabels"].keys() == {"kubernetes.io/metadata.name"}
     assert new["ports"] == [{"port": "http"}]
 
 
-def test_a_long_answer_is_not_cut_off() -> None:
-    (ingress,) = of_kind(upon(SERVING, "ingress"), "Ingress")
-    nginx = {name.rpartition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
+INGRESSES = pytest.mark.parametrize("source", [upon(SERVING, "ingress"), upon(API, "api-ingress")])
+
+
+@INGRESSES
+def test_a_long_answer_is_not_cut_off_by_an_ingress(source: str) -> None:
+    nginx = _nginx(source)
     assert nginx["proxy-buffering"] == "off"
     assert int(nginx["proxy-read-timeout"]) >= 3600
-    (route,) = of_kind(upon(SERVING, "gateway"), "HTTPRoute")
+
+
+@pytest.mark.parametrize("source", [upon(SERVING, "gateway"), upon(API, "api-gateway")])
+def test_a_long_answer_is_not_cut_off_by_a_gateway(source: str) -> None:
+    (route,) = of_kind(source, "HTTPRoute")
     assert [rule["timeouts"] for rule in route["spec"]["rules"]] == [{"request": "0s"}]
 
 
-def test_what_leaves_the_cluster_is_encrypted() -> None:
-    (ingress,) = of_kind(upon(SERVING, "ingress"), "Ingress")
+def test_a_large_file_comes_through_to_the_api_as_it_is_sent() -> None:
+    nginx = _nginx(upon(API, "api-ingress"))
+    assert (nginx["proxy-body-size"], nginx["proxy-request-buffering"]) == ("0", "off")
+
+
+@INGRESSES
+def test_what_leaves_the_cluster_is_encrypted(source: str) -> None:
+    (ingress,) = of_kind(source, "Ingress")
     hosts = {host for each in ingress["spec"]["tls"] for host in each["hosts"]}
     assert hosts == {rule["host"] for rule in ingress["spec"]["rules"]}
+
+
+def _nginx(source: str) -> Object:
+    (ingress,) = of_kind(source, "Ingress")
+    return {name.rpartition("/")[2]: value for name, value in ingress["metadata"]["annotations"].items()}
 
 
 def _ways(outside: Object) -> list[tuple[str, str, str | int]]:
