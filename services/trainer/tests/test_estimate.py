@@ -225,6 +225,7 @@ def test_pairs_are_planned_for_what_can_learn_from_them(folder: Path) -> None:
     tokens = tokenise(plan, Store(folder / "store"), Reporter("trainer")).train
     assert report["tokens"]["per_epoch"] == tokens.tokens == found.work.tokens_an_epoch
     assert found.work.longest == max(map(sum, tokens.lengths))
+    assert found.work.longest_conversation == max(map(max, tokens.lengths))
     told = as_text(found)
     assert f"pairs      {len(tokens)} to learn from" in told and "each also read by the base" in told
     assert "full" not in told.partition("memory on")[0]

@@ -29,8 +29,10 @@ from hone_trainer.sizing.trainable import adapters, everything
 from hone_trainer.sizing.workload import Workload, workload
 from hone_trainer.training import attention
 from hone_trainer.training.batches import Steps, packed_passes, padded_passes
+from hone_trainer.training.collating import PairCollator
 from hone_trainer.training.lora import lora_config
 from hone_trainer.training.lora_layers import speed_up
+from hone_trainer.training.tokens import TokenisedPairs, TokenisedRecords
 
 _SIZES: dict[str, Any] = {
     "vocab_size": 320,
@@ -273,13 +275,15 @@ def test_of_a_mixture_only_the_experts_that_see_a_token_keep_something() -> None
 # -- steps and passes ------------------------------------------------------------------------------
 
 
-def planned(lengths: list[int], training: dict[str, Any], processes: int = 1) -> tuple[RunSpec, Workload]:
-    spec = RunSpec.model_validate({"model": {"name": "./base"}, "training": training})
-    report = {
-        "train_records": len(lengths),
-        "eval_records": 0,
-        "tokens": Lengths("base", lengths).to_json(),
-    }
+def planned(
+    lengths: list[int], training: dict[str, Any], processes: int = 1, longest_conversation: int | None = None
+) -> tuple[RunSpec, Workload]:
+    """Of preference pairs, when the longest conversation is told."""
+    objective = "sft" if longest_conversation is None else "dpo"
+    run = {"model": {"name": "./base"}, "objective": objective, "training": training}
+    spec = RunSpec.model_validate(run)
+    counted = Lengths("base", lengths, longest_conversation=longest_conversation or max(lengths))
+    report = {"train_records": len(lengths), "eval_records": 0, "tokens": counted.to_json()}
     return spec, workload(spec, report, processes)
 
 
@@ -337,6 +341,29 @@ def largest(lengths: list[int], spec: RunSpec, work: Workload) -> int:
             else:
                 found = max([found, *(sum(taken[i] for i in one) for one in packed_passes(taken, most))])
     return found
+
+
+@pytest.mark.parametrize("pairs", [[(20, 900), (700, 30), (40, 50)], [(400, 410), (300, 300), (20, 30)]])
+def test_the_largest_pass_of_pairs_is_the_one_that_training_builds(pairs: list[tuple[int, int]]) -> None:
+    """Padding makes both conversations of a pair, and of those beside it, as long as the longest."""
+    whole = _pass_of(pairs, packed=False)
+    assert whole == 3 * _pass_of([max(pairs, key=max)], packed=False)
+    options = {"batch_size": 3, "packing": False, "tokens_per_pass": 10_000}
+    longest = max(map(max, pairs))
+    spec, work = planned([sum(pair) for pair in pairs], options, longest_conversation=longest)
+    assert work.largest_pass(spec.training, True) == whole
+    packing = spec.training.model_copy(update={"packing": True})
+    assert work.longest_alone(packing) == _pass_of([max(pairs, key=sum)], packed=True)
+
+
+def _pass_of(pairs: list[tuple[int, int]], packed: bool) -> int:
+    """Tokens of the one pass that training makes of these."""
+    ends = torch.tensor([length for pair in pairs for length in pair]).cumsum(0)
+    ids, learned = torch.zeros(int(ends[-1]), dtype=torch.int32), torch.ones(int(ends[-1]), dtype=torch.bool)
+    records = TokenisedPairs(TokenisedRecords(ids, learned, ends))
+    collator = PairCollator(records, most=10_000, packed=packed, size=len(pairs))
+    [one] = collator([records[number] for number in range(len(pairs))])["passes"]
+    return int(one["input_ids"].numel())
 
 
 # -- the machine -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from hone_contract.artifact import Artifact, draft, open_artifact, seal
 from hone_contract.data_spec import DataSpec
@@ -29,6 +29,9 @@ from hone_trainer.data.rows import EXCERPT
 from hone_trainer.data.sources import Source, open_sources
 from hone_trainer.data.tally import Tally
 from hone_trainer.data.tokeniser import Tokeniser
+
+if TYPE_CHECKING:
+    from hone_trainer.data.lengths import Length
 
 # Part of a dataset's id: raise it when the same files would be prepared differently.
 _VERSION = 3
@@ -114,8 +117,8 @@ class _Work:
             )
             raise BadInput("\n       ".join([told, *self.tally.problems()]))
 
-    def count(self, tokeniser: Tokeniser | None, longest: int) -> dict[int, tuple[int, int]] | None:
-        """Tokens, and learned tokens, of each good record; too long and too short ones are rejected."""
+    def count(self, tokeniser: Tokeniser | None, longest: int) -> "dict[int, Length] | None":
+        """How long is each good record; too long and too short ones are rejected."""
         if tokeniser is None:
             return None
         kept = [number for number in range(len(self.pool)) if number not in self.left_out]
@@ -124,7 +127,7 @@ class _Work:
         for number, length in zip(kept, measured, strict=True):
             problem = self._problem(length.longest, length.problem, longest)
             if problem is None:
-                lengths[number] = (length.tokens, length.learned)
+                lengths[number] = length
             else:
                 self._reject(number, problem)
         self.check()
@@ -152,7 +155,7 @@ class _Work:
         self.tally.reject(self.pool.source[number], place, told)
 
     def seal(
-        self, plan: dict[str, Any], choice: Choice, lengths: dict[int, tuple[int, int]] | None, store: Store
+        self, plan: dict[str, Any], choice: Choice, lengths: "dict[int, Length] | None", store: Store
     ) -> Artifact:
         target = _target(self.sources, plan, store)
         report = make_report(self.sources, self.tally, choice, _lengths(plan, choice, lengths))
@@ -234,15 +237,15 @@ def _lineage(sources: list[Source]) -> dict[str, Any]:
     }
 
 
-def _lengths(
-    plan: dict[str, Any], choice: Choice, lengths: dict[int, tuple[int, int]] | None
-) -> Lengths | None:
+def _lengths(plan: dict[str, Any], choice: Choice, lengths: "dict[int, Length] | None") -> Lengths | None:
     if lengths is None:
         return None
+    learned = [lengths[number] for number in choice.train]
     return Lengths(
         plan["tokeniser"]["base"],
-        [lengths[number][0] for number in choice.train],
-        sum(lengths[number][1] for number in choice.train),
+        [each.tokens for each in learned],
+        sum(each.learned for each in learned),
+        max((each.longest for each in learned), default=0),
     )
 
 

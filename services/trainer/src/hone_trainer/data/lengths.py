@@ -12,7 +12,7 @@ from hone_trainer.data.tokenising import by_tokenizer
 from hone_trainer.record import Record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Length:
     """One record's, in tokens, or why the base's template cannot write it."""
 

@@ -23,9 +23,12 @@ class Lengths:
     base: str
     tokens: list[int] = field(default_factory=list)
     learned: int = 0
+    longest_conversation: int = 0
+    """Tokens; a preference pair has two conversations."""
 
     def to_json(self) -> dict[str, Any]:
         ordered = sorted(self.tokens) or [0]
+        pairs = 0 < self.longest_conversation < ordered[-1]
         return {
             "base": self.base,
             "per_epoch": sum(self.tokens),
@@ -34,6 +37,8 @@ class Lengths:
             "median": ordered[len(ordered) // 2],
             "p95": ordered[int(len(ordered) * 0.95)],
             "longest": ordered[-1],
+            # Other records are conversations, and their reports stay as they were, as does their digest.
+            **({"longest_conversation": self.longest_conversation} if pairs else {}),
             "histogram": _histogram(ordered),
         }
 

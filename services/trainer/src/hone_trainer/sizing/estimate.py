@@ -171,7 +171,8 @@ class _Sizes:
             changes.append({"gradient_checkpointing": True})
         if spec.training.packing is False:
             changes.append({"batch_size": 1})
-        changes += [{"tokens_per_pass": max(self.work.longest, now.tokens // part)} for part in (2, 4)]
+        alone = self.work.longest_alone(spec.training)
+        changes += [{"tokens_per_pass": max(alone, now.tokens // part)} for part in (2, 4)]
         if not (now.eight_bit or splits):
             changes.append({"optimizer": "adamw_8bit"})
         for change in changes:
@@ -185,11 +186,11 @@ class _Sizes:
 
     def _without_the_longest(self, spec: RunSpec, on_gpu: bool) -> Iterator[tuple[str, Memory]]:
         """A record longer than `tokens_per_pass` has a pass of its own, which then is the largest."""
-        if self.setting(spec, on_gpu).tokens > self.work.longest:
+        if self.setting(spec, on_gpu).tokens > self.work.longest_alone(spec.training):
             return
-        limit = self.work.longest // 2
-        sizes = replace(self, work=replace(self.work, longest=limit))
-        training = spec.training.model_copy(update={"tokens_per_pass": limit})
+        limit = self.work.longest_conversation // 2
+        sizes = replace(self, work=self.work.limited(limit))
+        training = spec.training.model_copy(update={"tokens_per_pass": self.work.conversations * limit})
         told = f"data.max_tokens: {limit}, which leaves longer records out,"
         yield told, sizes.memory(spec.model_copy(update={"training": training}), on_gpu)
 

@@ -1,7 +1,7 @@
 """How much a run computes: its steps, its tokens, and the largest of its forward passes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hone_contract.run_spec import RunSpec, TrainingSpec
@@ -16,7 +16,10 @@ class Workload:
     evaluation_records: int
     tokens_an_epoch: int
     longest: int
-    """Tokens of the longest record."""
+    """Tokens of the longest record, of a preference pair those of both conversations."""
+    longest_conversation: int
+    conversations: int
+    """Of a record: 2 in preference pairs."""
     records_a_step: int
     """On one process."""
     steps: int
@@ -27,16 +30,27 @@ class Workload:
 
     def largest_pass(self, training: TrainingSpec, on_gpu: bool) -> int:
         """Tokens of the largest forward pass, padding counted."""
-        most = max(self.longest, tokens_per_pass(training, on_gpu))
+        alone = self.longest_alone(training)
+        most = max(alone, tokens_per_pass(training, on_gpu))
         if training.packing is False:
-            return min(most, self.longest * min(training.batch_size, self.records_a_step))
-        return max(self.longest, min(most, self.fullest_step))
+            return min(most, alone * min(training.batch_size, self.records_a_step))
+        return max(alone, min(most, self.fullest_step))
+
+    def longest_alone(self, training: TrainingSpec) -> int:
+        """Tokens of the longest pass that holds one record; padding makes a pair's conversations alike."""
+        return self.conversations * self.longest_conversation if training.packing is False else self.longest
+
+    def limited(self, tokens: int) -> "Workload":
+        """Without the records that have a conversation of more tokens."""
+        return replace(
+            self, longest=min(self.longest, self.conversations * tokens), longest_conversation=tokens
+        )
 
 
 def workload(spec: RunSpec, report: dict[str, Any], processes: int) -> Workload:
     """From the spec and the dataset's report.json; `processes` share each step."""
     training, counted = spec.training, report["tokens"]
-    records = report["train_records"]
+    records, conversations = report["train_records"], 2 if spec.objective == "dpo" else 1
     a_step = training.batch_size * training.gradient_accumulation_steps
     an_epoch = math.ceil(records / (a_step * processes))
     steps = training.max_steps or math.ceil(training.epochs * an_epoch)
@@ -45,6 +59,9 @@ def workload(spec: RunSpec, report: dict[str, Any], processes: int) -> Workload:
         evaluation_records=report["eval_records"],
         tokens_an_epoch=counted["per_epoch"],
         longest=counted["longest"],
+        # Absent where a record is one conversation, and in older reports of pairs.
+        longest_conversation=counted.get("longest_conversation", -(-counted["longest"] // conversations)),
+        conversations=conversations,
         records_a_step=min(a_step, records),
         steps=steps,
         tokens=round(counted["per_epoch"] * steps / an_epoch),
