@@ -19,7 +19,7 @@ from hone_contract.artifact import Artifact, remove
 from hone_contract.errors import ArtifactBusy
 from hone_contract.manifest import Kind
 from hone_contract.store import Store
-from hone_server import follow, swap
+from hone_server import follow, proof, swap
 from hone_server.current import Serving
 from hone_server.follow import Follower
 
@@ -221,7 +221,16 @@ def test_a_volume_that_hangs_is_told_and_holds_up_neither_answers_nor_the_end(st
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(follow, "open_artifact"), (follow, "difference"), (swap, "same_weights")]
+    ("module", "name"),
+    [
+        (follow, "open_artifact"),
+        (follow, "difference"),
+        (follow, "held"),
+        (swap, "read_probes"),
+        (proof, "read_probes"),
+        (proof, "other_files"),
+        (swap, "same_weights"),
+    ],
 )
 def test_a_volume_that_hangs_during_a_swap_holds_up_neither_answers_nor_the_end(
     store: Store, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str

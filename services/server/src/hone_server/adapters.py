@@ -109,7 +109,7 @@ class Adapters:
 
     async def _load(self, name: str, model: Artifact) -> Loaded:
         with ExitStack() as holding:
-            holding.enter_context(held(model.path))
+            await apart(lambda: holding.enter_context(held(model.path)))
             request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(model.path))
             answer = await self._models.load_lora_adapter(request)
             if not isinstance(answer, str):
@@ -122,8 +122,9 @@ class Adapters:
             return Loaded(model, verdict, holding.pop_all())
 
     async def _prove(self, name: str, model: Artifact) -> Verdict:
-        serving, probes = self._serving, excerpt(read_probes(model.path).probes)
+        serving = self._serving
         try:
+            probes = excerpt((await apart(lambda: read_probes(model.path))).probes)
             return judge(probes, await replay_by_steps(serving.app, name, probes), serving.dtype, "adapter")
         except HoneError as error:
             await self._unload(name)

@@ -81,7 +81,7 @@ class Follower:
             self._tell(f"{version} is not served: {error}; {serving.model.path.name} is served on")
             return
         with ExitStack() as held_now:
-            held_now.enter_context(held(new.path))
+            await apart(lambda: held_now.enter_context(held(new.path)))
             if await (self._swap(new) if reason is None else self._start_anew(new, reason)):
                 serving.holding.close()
                 serving.holding.push(held_now.pop_all())

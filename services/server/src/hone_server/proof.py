@@ -2,6 +2,7 @@
 
 from hone_contract.artifact import Artifact
 from hone_contract.probes import read_probes
+from hone_server.apart import apart
 from hone_server.current import Serving
 from hone_server.gate import Verdict, judge, other_files
 from hone_server.metrics import record_verdict
@@ -10,8 +11,8 @@ from hone_server.replay import replay
 
 async def prove(serving: Serving, model: Artifact) -> Verdict:
     """Compare what is served with the model's probes. Raises HoneError when the engine does not answer."""
-    recorded = read_probes(model.path)
-    if changed := other_files(recorded, model.path):
+    recorded = await apart(lambda: read_probes(model.path))
+    if changed := await apart(lambda: other_files(recorded, model.path)):
         return Verdict(False, changed, serving.dtype, len(recorded.probes))
     return judge(recorded.probes, await replay(serving.app, serving.name, recorded.probes), serving.dtype)
 

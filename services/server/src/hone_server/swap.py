@@ -94,7 +94,7 @@ class _Failed(Exception):
 async def _take_over(serving: Serving, old: Artifact, new: Artifact) -> Verdict:
     try:
         # One is enough: other weights change each of its logprobs, and requests wait.
-        probes = telling(read_probes(new.path).probes, 1)
+        probes = telling((await apart(lambda: read_probes(new.path))).probes, 1)
         before = await score_alone(serving.app, serving.name, probes)
         verdict = await _load_and_prove(serving, new)
         after = await score_alone(serving.app, serving.name, probes)
