@@ -1,9 +1,10 @@
-"""A merge on a disk that is full: one line that says how much is free, and more room is all it needs."""
+"""A full disk: one line that says how much is free, and more room is all that a merge or an import needs."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hone_contract.artifact import Artifact, open_artifact
 from hone_contract.store import Store
 from hone_merger import merge as merging
 from hone_merger.__main__ import main
-from hone_merger.room import TO_MERGE
+from hone_merger.room import TO_IMPORT, TO_MERGE
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SMALL = ("config.json", "generation_config.json", "merge_report.json", "README.md", "manifest.json")
@@ -23,7 +24,7 @@ _SIZE = 16 * 2**20
 
 @dataclass(frozen=True)
 class Disk:
-    """A file system of its own, where the models of a store lie."""
+    """A file system of its own, where one kind of a store's artifacts lie."""
 
     place: Path
 
@@ -38,29 +39,40 @@ class Disk:
 
 @pytest.fixture
 def disk(filled: Store) -> Iterator[Disk]:
-    place = filled.root / "models"
-    place.mkdir()
+    """For models."""
+    with _mounted(filled.root / "models") as disk:
+        yield disk
+
+
+@contextmanager
+def _mounted(place: Path) -> Iterator[Disk]:
+    place.mkdir(exist_ok=True)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "hone-test", place], capture_output=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode()}")
-    yield Disk(place)
-    subprocess.run(["umount", "--lazy", place], check=True)
+    try:
+        yield Disk(place)
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @dataclass(frozen=True)
 class Command:
-    """`hone-merger merge` in this process."""
+    """`hone-merger` in this process."""
 
     store: Store
     monkeypatch: pytest.MonkeyPatch
     capsys: pytest.CaptureFixture[str]
 
     def merge(self, run_id: str) -> tuple[object, str]:
+        return self.run("merge", run_id, "--name", "m")
+
+    def run(self, *arguments: str) -> tuple[object, str]:
         """Exit code, and the last line that was told."""
-        arguments = ["hone-merger", "--store", str(self.store.root), "merge", run_id, "--name", "m"]
-        self.monkeypatch.setattr(sys, "argv", arguments)
+        told = ["hone-merger", "--store", str(self.store.root), *arguments]
+        self.monkeypatch.setattr(sys, "argv", told)
         with pytest.raises(SystemExit) as left:
             main()
         return left.value.code, self.capsys.readouterr().err.splitlines()[-1]
@@ -102,6 +114,18 @@ def test_a_merge_that_would_not_fit_is_refused_before_it_has_begun(
     assert told.startswith(f"error: {disk.place} has 0.0 MB left, and the model takes 1.")
     assert told.endswith(f" MB; {TO_MERGE}")
     assert not (disk.place / "m").exists()
+
+
+@pytest.mark.usefixtures("base")
+def test_an_import_says_how_much_is_free(command: Command, plain_adapter: Path) -> None:
+    target = command.store.root / "adapters" / "mine-"
+    with _mounted(target.parent) as disk:
+        for pages in (0, 4):
+            disk.leave(pages * _PAGE)
+            code, told = command.run("import-adapter", str(plain_adapter), "--name", "mine")
+            assert code == 75
+            assert told.startswith(f"error: {target}") and " could not be written, 0." in told
+            assert told.endswith(f" MB are free there: No space left on device; {TO_IMPORT}")
 
 
 @pytest.mark.parametrize("kind", ["adapter", "weights"])

@@ -18,6 +18,7 @@ from hone_merger.foreign_tokenizer import take_tokenizer, tokenizer_digests
 from hone_merger.fusing.layout import plan_layout
 from hone_merger.loading import load_adapter_model
 from hone_merger.qlora import score_planned
+from hone_merger.room import TO_IMPORT, told_when_full
 from hone_merger.scoring import say, score
 from hone_merger.streaming import score_all, streamed
 
@@ -42,7 +43,7 @@ def import_adapter(
 
     The tokenizer and chat template are the folder's where it brings a tokenizer, else the base's. `qlora`:
     the base was in 4 bits (NF4, double quantisation) while it was trained.
-    Raises BadInput when the adapter does not fit the base.
+    Raises BadInput when the adapter does not fit the base, RetryableFailure when there is no room for it.
     """
     files = {name: sha256_of(folder, name) for name in (CONFIG, WEIGHTS)} | tokenizer_digests(folder)
     plan = {"files": files, "base": base.manifest.digest, **({"qlora": True} if qlora else {})}
@@ -51,7 +52,7 @@ def import_adapter(
     if target.exists():
         return open_artifact(target, "adapter")
     vocabulary = plan_layout(base.path, folder).vocabulary
-    with draft(target, plan) as partial:
+    with told_when_full(target, TO_IMPORT), draft(target, plan) as partial:
         for file in (CONFIG, WEIGHTS):
             shutil.copyfile(folder / file, partial / file)
         take_tokenizer(folder, base.path, partial)

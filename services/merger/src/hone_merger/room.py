@@ -10,6 +10,7 @@ from hone_contract.errors import RetryableFailure
 
 TO_MERGE = "make room (`hone-store ls` shows what there is), then merge again"
 """What to do when a merge has no room."""
+TO_IMPORT = "make room (`hone-store ls` shows what there is), then import again"
 
 
 def check_room(folder: Path, size: int, what: str, remedy: str, *, left: int = 0) -> None:
