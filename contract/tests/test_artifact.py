@@ -1,9 +1,11 @@
 """What sealing promises a reader, and what opening refuses."""
 
+import errno
 import hashlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -345,6 +347,33 @@ def test_a_folder_in_the_way_is_kept(tmp_path: Path) -> None:
     with pytest.raises(ArtifactExists):
         _seal_bytes(tmp_path / "a", b"x")
     assert (tmp_path / "a" / "mine").read_text() == "keep me"
+
+
+def _take_with_a_folder(target: Path) -> None:
+    target.mkdir()
+    (target / "mine").touch()
+
+
+@pytest.mark.parametrize("take", [_take_with_a_folder, Path.touch])
+def test_a_name_that_is_taken_while_it_is_written_is_told(
+    tmp_path: Path, take: Callable[[Path], None]
+) -> None:
+    with pytest.raises(ArtifactExists, match="is there already"), draft(tmp_path / "a", "plan") as partial:
+        take(tmp_path / "a")
+        seal(partial, "base", "a", lineage={})
+
+
+@pytest.mark.parametrize("kind", [errno.EIO, errno.ENOSPC, errno.EACCES])
+def test_a_rename_that_fails_otherwise_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(kind, os.strerror(kind))
+
+    with draft(tmp_path / "a", "plan") as partial, monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", fail)
+        with pytest.raises(OSError, match=re.escape(os.strerror(kind))):
+            seal(partial, "base", "a", lineage={})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -6,6 +6,7 @@ So a folder that has its name is whole; wherever a writer is killed, a reader fi
 or does not, and the next writer with the same plan finds what was left and goes on.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -39,6 +40,8 @@ from hone_contract.manifest import (
 )
 
 PARTIAL = ".partial-"
+# What a rename is told where a folder with content, or a file, has the name.
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ def seal(
     try:
         partial.rename(target)
     except OSError as error:
+        if error.errno not in _TAKEN:
+            raise
         raise _taken(target) from error
     flush(target.parent)
     return Artifact(target, manifest)
