@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
@@ -199,6 +200,19 @@ def drip(asked: BaseHTTPRequestHandler) -> None:
 def test_who_drips_has_no_longer_than_who_is_silent(receiver: Receiver) -> None:
     receiver.answer = drip
     assert post(receiver, timeout_seconds=0.15).told == "no answer within 0.15 s"
+
+
+def test_a_look_up_of_a_name_has_no_longer_either(receiver: Receiver) -> None:
+    hangs, over = Event(), Event()
+
+    def hang(_: str) -> list[str]:
+        hangs.wait(5)
+        over.set()
+        return ["127.0.0.1"]
+
+    assert post(receiver, "slow.example", hang, timeout_seconds=0.05).told == "no answer within 0.05 s"
+    assert not over.is_set() and receiver.got == []
+    hangs.set()
 
 
 def flood(asked: BaseHTTPRequestHandler) -> None:

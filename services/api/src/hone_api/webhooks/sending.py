@@ -4,7 +4,9 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import httpcore
@@ -131,13 +133,19 @@ class _Checked(httpcore.NetworkBackend):
 
     def _addresses(self, host: str) -> list[str]:
         """All that the name has now; one that is not allowed is reason enough to go to none of them."""
-        try:
-            found = list(self._resolve(host))
-        except (OSError, UnicodeError):
-            raise httpcore.ConnectError("the name is not known") from None
-        for address in found:
+        found: Future[list[str]] = Future()
+
+        def look_up() -> None:
+            try:
+                found.set_result(list(self._resolve(host)))
+            except (OSError, UnicodeError):
+                found.set_exception(httpcore.ConnectError("the name is not known"))
+
+        # A resolver takes no deadline, and may wait for its name servers far longer than we do.
+        Thread(target=look_up, daemon=True).start()
+        for address in (addresses := found.result(_left(self._deadline))):
             check_address(address, self._rules)
-        return found
+        return addresses
 
     def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
