@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 import json
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -215,6 +217,29 @@ def test_who_leaves_early_has_used_what_came(served: ServingApp, clock: Clock, u
     [counts] = served.app.state.rates._keys.values()
     assert counts.reserved == 0
     assert 1 <= counts.tokens.used(clock.now) < 500
+
+
+def test_who_leaves_before_a_server_has_the_request_has_used_nothing(tmp_path: Path) -> None:
+    """The server takes the connection, and then says no word of TLS."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        server = {"url": f"https://127.0.0.1:{silent.getsockname()[1]}", "base": STORED}
+        with serving_app(tmp_path, server) as app:
+            counts = app.app.state.rates._keys
+
+            async def leave() -> None:
+                async with app.asynchronous() as client, asyncio.timeout(30):
+                    asking = asyncio.create_task(client.chat.completions.create(model=BASE, messages=ASK))
+                    connection, _ = await asyncio.get_running_loop().sock_accept(silent)
+                    with connection:
+                        assert [each.reserved > 0 for each in counts.values()] == [True]
+                        asking.cancel()
+                        while any(each.reserved for each in counts.values()):
+                            await asyncio.sleep(0.005)
+
+            asyncio.run(leave())
+            assert [each.tokens.used(time.monotonic()) for each in counts.values()] == [0]
+            assert app.app.state.usage._take() == {}
 
 
 @pytest.mark.parametrize("split", [0, 1, 7, 1000])

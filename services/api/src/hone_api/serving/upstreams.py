@@ -58,6 +58,17 @@ class NobodyThere(Unreachable):
     """No server took so much as the connection."""
 
 
+class _Body(httpx.AsyncByteStream):
+    """A request's, which tells when it is taken."""
+
+    def __init__(self, body: bytes, begins: Callable[[], None]) -> None:
+        self._body, self._begins = body, begins
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._begins()
+        yield self._body
+
+
 class _Link:
     """One server: its connections, and how much it has to do.
 
@@ -88,13 +99,16 @@ class _Link:
         )
         metrics.SERVER_REQUESTS.labels(server.url).set_function(lambda: self.inside)
 
-    async def post(self, path: str, body: bytes) -> httpx.Response:
-        """Raises httpx.TransportError."""
+    async def post(self, path: str, body: bytes, begins: Callable[[], None]) -> httpx.Response:
+        """`begins` is called when there is a connection, and the server is given the body. Raises
+        httpx.TransportError.
+        """
         if path not in self._urls:
             self._urls[path] = self._base.join(path)
         request = httpx.Request(
             "POST", self._urls[path], headers=self._headers, content=body, extensions={"timeout": _TIMEOUT}
         )
+        request.stream = _Body(body, begins)
         response = await self.transport.handle_async_request(request)
         response.request = request
         return response
@@ -318,8 +332,7 @@ async def _send(inside: AsyncExitStack, link: _Link, asked: _Asked) -> httpx.Res
     try:
         async with AsyncExitStack() as attempt:
             attempt.enter_context(link.place())
-            asked.sent(True)
-            response = await link.post(asked.path, asked.body)
+            response = await link.post(asked.path, asked.body, lambda: asked.sent(True))
             attempt.push_async_callback(response.aclose)
             inside.push_async_exit(attempt.pop_all())
             return response
