@@ -486,6 +486,17 @@ def test_what_is_forgotten_is_nowhere(here: Here) -> None:
     here.begin()
 
 
+def test_what_is_forgotten_is_not_kept_in_mind_for_ever(here: Here) -> None:
+    for number in range(3):
+        name = f"ftjob-abc/{number}-train"
+        here.begin(name)
+        here.mock.finish(job_name(name))
+        here.ends(name)
+        here.launcher.forget(name)
+        here.shows(lambda: not here.launcher._jobs.every())
+    assert len(here.launcher._forgotten) == 1
+
+
 def test_a_name_that_is_none_is_refused(here: Here) -> None:
     for name in ("a", "../b", "a/b/c", "a/"):
         with pytest.raises(ValueError, match="no stage's name"):

@@ -69,7 +69,7 @@ class KubernetesLauncher:
         self._warnings: dict[str, tuple[float, str]] = {}
         self._logs_since: dict[str, float] = {}
         self._told: dict[str, str] = {}
-        # Job's uids, since the mirror may show them a moment longer.
+        # Jobs' uids, since the mirror may show them a moment longer.
         self._forgotten: set[str] = set()
 
     def start(self, seconds: float = _FIRST_LIST_SECONDS) -> None:
@@ -147,7 +147,8 @@ class KubernetesLauncher:
         if self.state(name).state == "running":
             raise RuntimeError(f"stage {name} runs; stop it, and forget it when it has ended")
         if (job := self._job(name)) is not None:
-            self._forgotten.add(job["metadata"]["uid"])
+            shown = {each["metadata"]["uid"] for each in self._jobs.every()}
+            self._forgotten = self._forgotten & shown | {job["metadata"]["uid"]}
         self._cluster.delete(JOBS, job_name(name), "Background")
         marks.forget()
         self._refusals.pop(name, None)
