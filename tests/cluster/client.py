@@ -1,10 +1,11 @@
 """Runs in a pod with the chat's image: a client of the api, who tells what comes of a job in JSON lines.
 
-    python3 client.py tune SECONDS MODEL FILE EPOCHS BATCH [QUESTION…]     upload, tune, follow, ask it
+    python3 client.py tune SECONDS MODEL DEPLOY FILE EPOCHS BATCH [QUESTION…]   upload, tune, follow, ask it
     python3 client.py cancel SECONDS JOB
+    python3 client.py delete SECONDS MODEL
 
-Only the standard library. HONE_URL and HONE_API_KEY say whom to ask. An api that is away is asked again, for
-SECONDS at most.
+DEPLOY is `adapter` or `merged`. Only the standard library. HONE_URL and HONE_API_KEY say whom to ask. An api
+that is away is asked again, for SECONDS at most.
 """
 
 import json
@@ -38,7 +39,13 @@ def tell(event: str, **data: object) -> None:
     print(json.dumps({"event": event, **data}), flush=True)
 
 
-def ask(path: str, body: bytes | None = None, kind: str = "application/json", again: bool = True) -> Told:
+def ask(
+    path: str,
+    body: bytes | None = None,
+    kind: str = "application/json",
+    again: bool = True,
+    method: str | None = None,
+) -> Told:
     """What it answers. `again`: whether the request may be repeated, which would make another job of one.
 
     Raises Refused, and OSError or HTTPException when it is away for too long.
@@ -46,7 +53,8 @@ def ask(path: str, body: bytes | None = None, kind: str = "application/json", ag
     headers = {"Authorization": f"Bearer {os.environ['HONE_API_KEY']}", "Content-Type": kind}
     since = None
     while True:
-        request = urllib.request.Request(os.environ["HONE_URL"] + path, data=body, headers=headers)
+        url = os.environ["HONE_URL"] + path
+        request = urllib.request.Request(url, data=body, headers=headers, method=method)
         try:
             with opener.open(request, timeout=_TIMEOUT) as answer:
                 told: Told = json.loads(answer.read())
@@ -128,11 +136,17 @@ def follow(job: str) -> Told:
     raise Refused(f"{job} is {status} after all that time")
 
 
-def tune(model: str, file: str, epochs: str, batch: str, *questions: str) -> int:
+def tune(model: str, deploy: str, file: str, epochs: str, batch: str, *questions: str) -> int:
     """Exit code: 0 when the job came to an end that was asked for."""
     chosen = {"n_epochs": int(epochs), "batch_size": int(batch)}
     how = {"type": "supervised", "supervised": {"hyperparameters": chosen}}
-    made = posted("/fine_tuning/jobs", model=model, training_file=upload(Path(file)), method=how)
+    made = posted(
+        "/fine_tuning/jobs",
+        model=model,
+        training_file=upload(Path(file)),
+        method=how,
+        metadata={"hone.deploy": deploy},
+    )
     tell("created", job=made["id"])
     ended = follow(str(made["id"]))
     if ended["status"] == "succeeded" and questions:
@@ -153,12 +167,17 @@ def cancel(job: str) -> int:
     return 0
 
 
+def delete(model: str) -> int:
+    tell("deleted", model=ask(f"/models/{model}", again=False, method="DELETE")["id"])
+    return 0
+
+
 def main() -> int:
     global deadline
     mode, seconds, *words = sys.argv[1:]
     deadline = time.monotonic() + float(seconds)
     try:
-        return tune(*words) if mode == "tune" else cancel(*words)
+        return {"tune": tune, "cancel": cancel, "delete": delete}[mode](*words)
     except Refused as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,18 +1,23 @@
 """The steps of the drill for the api: a client tunes by it, while pods are taken away."""
 
+from functools import cache
+
 from cluster_faults import stage_of
-from drill_api_plan import MODEL, client_files, epochs_and_batch, write_api
+from drill_api_plan import AS_THE_DEMO, MODEL, client_files, epochs_and_batch, write_api
 from drill_plan import ROOT, secret_object
 from drill_pods import run_client
 from drill_record import DrillFailed, Step
 from drill_steps import FACTS, RIGHT_AT_LEAST, Drill, Steps, remove, resumed_by, wait_for_deployment
 from drill_watch import Snapshot, events_in
 from kubectl import Object
-from score import correct, load_facts
+from score import Fact, correct, load_facts
 
 _CLIENT, _SECOND, _CANCELS = "hone-tune", "hone-second", "hone-cancel"
+_MERGES, _DELETES = "hone-merged", "hone-delete"
 _GOES_ON = "goes on from the newest checkpoint"
 """What the api says of a run that it begins again."""
+_SERVER, _MODEL = "hone.dev/model-server", "hone.dev/name"
+"""The label of all that belongs to a merged model's server, and the annotation with the model's name."""
 
 
 def _api(drill: Drill, step: Step) -> None:
@@ -32,8 +37,7 @@ def _api(drill: Drill, step: Step) -> None:
 
 
 def _tune(drill: Drill, step: Step) -> None:
-    facts = {fact.id: fact for fact in load_facts(ROOT / "examples" / "hone-faq" / "facts.yaml")}
-    drill.tuned = _begin(drill, _CLIENT, [facts[each].questions[0] for each in FACTS])
+    drill.tuned = _begin(drill, _CLIENT, _facts(), epochs_and_batch(drill.plan))
     trained = drill.watch.heard(_CLIENT, "that its job is running, and a step", _running_and_step)
     step.told = f"uploaded, created, running; step {trained} is among its events"
 
@@ -108,21 +112,26 @@ def _none_new(seen: Snapshot, job: str, known: set[str]) -> bool:
 
 
 def _answer(drill: Drill, step: Step) -> None:
-    told = drill.watch.said(_CLIENT, "answered")
-    facts = {fact.id: fact for fact in load_facts(ROOT / "examples" / "hone-faq" / "facts.yaml")}
+    step.told = _right_answers(drill, _CLIENT)
+
+
+def _right_answers(drill: Drill, client: str) -> str:
+    """How many there are; raises DrillFailed where they are too few."""
+    told = drill.watch.said(client, "answered")
     right = 0
-    for fact, answer in zip((facts[each] for each in FACTS), told["answers"], strict=True):
+    for fact, answer in zip(_facts(), told["answers"], strict=True):
         right += (good := correct(answer, fact.key))
         said = "right" if good else f"wrong: no {fact.key!r}"
         drill.record.tell(f"{fact.questions[0]} → {answer} ({said})")
-    remove(drill, "pod", _CLIENT)
-    step.told = f"{told['model']}: {right} of {len(FACTS)} answers are what was trained"
+    remove(drill, "pod", client)
+    counted = f"{told['model']}: {right} of {len(FACTS)} answers are what was trained"
     if right < RIGHT_AT_LEAST:
-        raise DrillFailed(f"{step.told}, wanted {RIGHT_AT_LEAST}; the answers are in the lines above")
+        raise DrillFailed(f"{counted}, wanted {RIGHT_AT_LEAST}; the answers are in the lines above")
+    return counted
 
 
 def _cancel(drill: Drill, step: Step) -> None:
-    job = _begin(drill, _SECOND, [])
+    job = _begin(drill, _SECOND, [], epochs_and_batch(drill.plan))
     _until_it_trains(drill, job)
     run_client(drill.kubectl, drill.plan, _CANCELS, "cancel", [job])
     drill.watch.said(_SECOND, "cancelled")
@@ -132,10 +141,50 @@ def _cancel(drill: Drill, step: Step) -> None:
     step.told = "cancelled while it trained, and its Job is gone"
 
 
-def _begin(drill: Drill, pod: str, questions: list[str]) -> str:
-    """A client that tunes; the id of its job."""
-    epochs, batch = epochs_and_batch(drill.plan)
-    words = [MODEL, "/drill/train.jsonl", str(epochs), str(batch), *questions]
+def _merged(drill: Drill, step: Step) -> None:
+    job = _begin(drill, _MERGES, _facts(), AS_THE_DEMO, deploy="merged")
+    model = drill.watch.said(_MERGES, "succeeded")["model"]
+    server = drill.watch.until(f"the server of {model} is available", lambda seen: _server_of(seen, job))
+    counted = _right_answers(drill, _MERGES)
+    run_client(drill.kubectl, drill.plan, _DELETES, "delete", [model])
+    drill.watch.said(_DELETES, "deleted")
+    drill.watch.until(
+        f"deployment and service {server} are gone (the api deletes them, and its log says so)",
+        lambda seen: _is_gone(drill, seen, server),
+    )
+    remove(drill, "pod", _DELETES)
+    step.told = f"{counted}; its server {server} was made, and is gone with it"
+
+
+def _server_of(seen: Snapshot, job: str) -> str | None:
+    """The Deployment's name, once a pod of it is ready. Raises DrillFailed when there is no Deployment."""
+    for each in seen.objects:
+        metadata = each["metadata"]
+        # Without a suffix, a model is published under its job's id.
+        if each["kind"] == "Deployment" and metadata.get("annotations", {}).get(_MODEL) == job:
+            return metadata["name"] if each.get("status", {}).get("availableReplicas") else None
+    raise DrillFailed(
+        f"{job} has succeeded, and no deployment has the annotation {_MODEL}: {job}; the api makes it of the "
+        "PodTemplate hone-model-server: see `kubectl logs deployment/hone-api` of a run with --keep"
+    )
+
+
+def _is_gone(drill: Drill, seen: Snapshot, server: str) -> bool | None:
+    there = seen.named("Deployment", server) or seen.pods(_SERVER, server)
+    return None if there or drill.kubectl.is_there("service", server) else True
+
+
+@cache
+def _facts() -> list[Fact]:
+    """Those that are asked for."""
+    facts = {fact.id: fact for fact in load_facts(ROOT / "examples" / "hone-faq" / "facts.yaml")}
+    return [facts[each] for each in FACTS]
+
+
+def _begin(drill: Drill, pod: str, asked: list[Fact], pace: tuple[int, int], deploy: str = "adapter") -> str:
+    """A client that tunes; the id of its job. `pace`: epochs, and examples in a batch."""
+    questions = [fact.questions[0] for fact in asked]
+    words = [MODEL, deploy, "/drill/train.jsonl", *map(str, pace), *questions]
     run_client(drill.kubectl, drill.plan, pod, "tune", words)
     return str(drill.watch.said(pod, "created")["job"])
 
@@ -172,4 +221,5 @@ API_STEPS: Steps = (
     ("restart", _restart, True),
     ("answer", _answer, False),
     ("cancel", _cancel, False),
+    ("merged", _merged, False),
 )

@@ -1,6 +1,7 @@
 """What the drill applies of the api: k8s/ as it is, for one node that needs no GPU, with the demo's base."""
 
 import json
+import os
 from pathlib import Path
 
 import yaml
@@ -20,18 +21,23 @@ SETTINGS: Object = {
     "servers": [{"url": "http://hone-server:8000", "base": DEMO_BASE}],
 }
 _OVERLAY = ROOT / "k8s" / "overlays" / "gpu" / "api"
+_COMPONENT = ROOT / "k8s" / "components" / "model-servers"
 _TEMPLATE = "PodTemplate"
+AS_THE_DEMO = (3, 8)
+"""Epochs and examples in a batch by which the demo learns its facts."""
 
 
 def write_api(plan: Plan, folder: Path) -> Path:
-    """The api, a server of its base, and the Job that brings the base: what overlays/gpu/api has too."""
+    """The api, a server of its base, and the Job that brings the base: what overlays/gpu/api has too; with
+    servers of merged models."""
     (folder / "hone-api.yaml").write_text(yaml.safe_dump(SETTINGS), encoding="utf-8")
     # kustomize takes a file only from below itself.
     job = folder / "base.yaml"
     job.write_text((_OVERLAY / "base.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     generated = [{"name": "hone-api", "behavior": "replace", "files": ["hone-api.yaml"]}]
-    patches = [_claim(plan), *_commands(), *_where(plan)]
-    return plan.write(folder, [BASE / "api", BASE / "server", job], patches, configMapGenerator=generated)
+    patches = [_claim(plan), *_commands(), _as_the_server_of_the_base(), *_where(plan)]
+    more = {"components": [os.path.relpath(_COMPONENT, folder.resolve())], "configMapGenerator": generated}
+    return plan.write(folder, [BASE / "api", BASE / "server", job], patches, **more)
 
 
 def client_files() -> str:
@@ -44,7 +50,7 @@ def client_files() -> str:
 
 def epochs_and_batch(plan: Plan) -> tuple[int, int]:
     """So that there is time to take pods away meanwhile: minutes, on two cores or a GPU."""
-    return (50, 4) if plan.gpu_node else (3, 8)
+    return (50, 4) if plan.gpu_node else AS_THE_DEMO
 
 
 def _claim(plan: Plan) -> Object:
@@ -62,12 +68,22 @@ def _commands() -> list[Object]:
     ]
 
 
+def _as_the_server_of_the_base() -> Object:
+    """Of a merged model's server: without a GPU."""
+    made = yaml.safe_load((BASE / "server" / "deployment.yaml").read_text(encoding="utf-8"))
+    (server,) = made["spec"]["template"]["spec"]["containers"]
+    # Merged, the GPU would stay.
+    resources = {"$patch": "replace", **server["resources"]}
+    spec = {"containers": [{"name": "server", "resources": resources}]}
+    return patch(_TEMPLATE, {"template": {"spec": spec}}, "hone-model-server")
+
+
 def _where(plan: Plan) -> list[Object]:
     """The volumes are on one node, so whatever mounts one must be there."""
     affinity = one_node()
     (term,) = affinity["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     # A pod that follows itself too may be the first.
-    term["labelSelector"]["matchExpressions"][0]["values"] += ["hone-api", "hone-check"]
+    term["labelSelector"]["matchExpressions"][0]["values"] += ["hone-api", "hone-check", "hone-model-server"]
     spec = {"affinity": affinity, **(plan.on_gpu_node() if plan.gpu_node else {})}
     patches = [patch(kind, {"spec": {"template": {"spec": spec}}}) for kind in ("Deployment", "Job")]
     patches.append(patch(_TEMPLATE, {"template": {"spec": spec}}))

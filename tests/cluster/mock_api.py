@@ -93,7 +93,9 @@ class Api(kmock.KubernetesEmulator):
 
     def all(self, resource: str) -> list[Object]:
         """The objects of a kind, to read."""
-        return [each.raw for key, each in self.objects.items() if key[0] == resource and not each.deleted]
+        # Parsed once: compared with a text, kmock would parse that for every object.
+        kind = kmock.resource(resource)
+        return [each.raw for key, each in self.objects.items() if key[0] == kind and not each.deleted]
 
     def set_status(self, resource: str, each: Object, status: Object) -> None:
         self._stored(resource, each)["status"] = status

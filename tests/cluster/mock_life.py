@@ -10,8 +10,10 @@ from cluster_faults import stage_of
 from kubectl import Object
 from mock_api import Api
 from mock_states import ended, pending, pulling, running
-from mock_tuning import CLIENTS, KEY, Tuning
+from mock_tuning import CLIENTS, DELETES, KEY, Tuning
 from mock_words import Troubles, words_of
+
+from hone_api.serving.deployment import SERVER
 
 PODS, JOBS, CLAIMS, DEPLOYMENTS = (
     "v1/pods",
@@ -46,6 +48,7 @@ class Life:
                 api.set_status(CLAIMS, claim, {"phase": "Pending"})
         for job in api.all(JOBS):
             self._advance_job(api, job)
+        _remove_orphans(api)
         for deployment in api.all(DEPLOYMENTS):
             self._advance_server(api, deployment)
         for pod in api.all(PODS):
@@ -55,7 +58,7 @@ class Life:
 
     def log(self, api: Api, pod: Object) -> str:
         assert api is not None
-        if (name := pod["metadata"]["name"]) in CLIENTS:
+        if (name := pod["metadata"]["name"]) in (*CLIENTS, DELETES):
             return self.tuning.log(name)
         before = self.server_at.get(pod["metadata"]["name"], "")
         return words_of(pod, self.troubles, before, self.served)
@@ -125,12 +128,7 @@ class Life:
 
     def _advance_server(self, api: Api, deployment: Object) -> None:
         name, uid = (deployment["metadata"][each] for each in ("name", "uid"))
-        there = [pod for pod in api.all(PODS) if _labels(pod).get("app.kubernetes.io/name") == name]
-        pods = [pod for pod in there if _labels(pod)["pod-template-hash"] == uid]
-        for pod in there:
-            # Of a Deployment of the same name that was deleted.
-            if pod not in pods:
-                api.remove(PODS, pod)
+        pods = [pod for pod in api.all(PODS) if _labels(pod).get("pod-template-hash") == uid]
         if not pods:
             self._make_pod(api, deployment, {"pod-template-hash": uid})
             api.set_status(DEPLOYMENTS, deployment, {"observedGeneration": 1})
@@ -138,7 +136,7 @@ class Life:
         (pod,) = pods
         if (hindered := self._hindrance(pod)) is not None:
             api.set_status(PODS, pod, hindered)
-        elif name == "hone-api" or self._has_model(api, deployment):
+        elif name == "hone-api" or SERVER in _labels(deployment) or self._has_model(api, deployment):
             if self.versions and not (self.served and self.troubles.refuses_versions):
                 self.served = self.versions[-1]
             api.set_status(PODS, pod, running(pod, ready=True))
@@ -218,6 +216,15 @@ class Life:
             if key[1] == here and not each.deleted:
                 each.delete()
         api.remove("v1/spaces", space)
+
+
+def _remove_orphans(api: Api) -> None:
+    """Pods of Deployments that were deleted."""
+    there = [each["metadata"]["uid"] for each in api.all(DEPLOYMENTS)]
+    for pod in api.all(PODS):
+        owner = _labels(pod).get("pod-template-hash")
+        if owner is not None and owner not in there:
+            api.remove(PODS, pod)
 
 
 def _labels(each: Object) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The api in the mock's cluster: what its clients hear, and the Jobs that it makes of its PodTemplates."""
+"""The api in the mock's cluster: what its clients hear, and what it makes of its PodTemplates."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,10 +10,13 @@ from mock_words import FACTS, Troubles, line
 
 from hone_api.launcher.manifest import job_name, make_job, template_name
 from hone_api.launcher.stages import Command
+from hone_api.serving.deployment import TEMPLATE, make_deployment, make_service, server_name
 
 KEY = "hone-a-key-of-the-mock"
-CLIENTS = ("hone-tune", "hone-second")
+_FIRST, _SECOND, _MERGES = CLIENTS = ("hone-tune", "hone-second", "hone-merged")
+DELETES = "hone-delete"
 _PODS, _JOBS, _TEMPLATES = "v1/pods", "batch/v1/jobs", "v1/podtemplates"
+_DEPLOYMENTS, _SERVICES = "apps/v1/deployments", "v1/services"
 _ENDS = ("answered", "cancelled", "failed")
 _DATA = Path("/api-data")
 _STEPS_AFTER = 4
@@ -40,11 +43,15 @@ class Tuning:
             self.apis.append(name)
             self.since = 0
             if troubles.begins_twice and len(self.apis) > 1:
-                self._begin(api, ready[0], CLIENTS[0])
+                self._begin(api, ready[0], _FIRST)
         for client in CLIENTS:
             pod = _named(api, _PODS, client)
             if pod is not None and pod["status"]["phase"] == "Running" and not self.is_over(client):
                 self.heard.setdefault(client, []).extend(self._news(api, pod, troubles))
+        if _named(api, _PODS, DELETES) is not None and DELETES not in self.heard:
+            self.heard[DELETES] = [{"event": "deleted"}]
+            if not troubles.keeps_server:
+                _delete_server(api, f"ftjob-{_MERGES}")
 
     def log(self, client: str) -> str:
         return "".join(line(**told) for told in self.heard.get(client, []))
@@ -55,7 +62,9 @@ class Tuning:
 
     def may_end(self, stage: str) -> bool:
         """Nobody waits for a clock: the first job ends when the api was begun anew meanwhile."""
-        return stage.startswith(f"ftjob-{CLIENTS[0]}/") and len(self.apis) > 1 and self.since >= _STEPS_AFTER
+        if stage.startswith(f"ftjob-{_MERGES}/"):
+            return True
+        return stage.startswith(f"ftjob-{_FIRST}/") and len(self.apis) > 1 and self.since >= _STEPS_AFTER
 
     def _news(self, api: Api, pod: Object, troubles: Troubles) -> Iterator[Object]:
         client = pod["metadata"]["name"]
@@ -65,13 +74,16 @@ class Tuning:
             yield {"event": "running"}
             return
         job = _named(api, _JOBS, job_name(self._stage(client)))
-        if client == CLIENTS[1] and _named(api, _PODS, "hone-cancel") is not None:
+        if client == _SECOND and _named(api, _PODS, "hone-cancel") is not None:
             if not troubles.keeps_cancelled and job is not None:
                 api.remove(_JOBS, job)
             yield {"event": "cancelled"}
             return
         assert job is not None
         ends = [each["type"] for each in job.get("status", {}).get("conditions", [])]
+        waits = client == _MERGES and not troubles.makes_no_server
+        if "Complete" in ends and waits and not _is_served(api, pod, f"ftjob-{client}"):
+            return
         if "Complete" in ends:
             said = "I am a model." if troubles.knows_nothing else ""
             yield {"event": "succeeded", "model": "ft:one"}
@@ -103,6 +115,26 @@ class Tuning:
 
     def _stage(self, client: str) -> str:
         return f"ftjob-{client}/{self.attempts[client]}-train"
+
+
+def _is_served(api: Api, like: Object, model: str) -> bool:
+    """By a server that is made for it, as the real api makes one."""
+    if (there := _named(api, _DEPLOYMENTS, server_name(model))) is not None:
+        return "availableReplicas" in there["status"]
+    template = _named(api, _TEMPLATES, TEMPLATE)
+    assert template is not None
+    made = {_DEPLOYMENTS: make_deployment(model, template), _SERVICES: make_service(model, template)}
+    for resource, each in made.items():
+        each["metadata"]["namespace"] = like["metadata"]["namespace"]
+        api.put(resource, each)
+    return False
+
+
+def _delete_server(api: Api, model: str) -> None:
+    for resource in (_DEPLOYMENTS, _SERVICES):
+        there = _named(api, resource, server_name(model))
+        assert there is not None
+        api.remove(resource, there)
 
 
 def _answers(pod: Object) -> list[str]:

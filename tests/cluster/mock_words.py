@@ -36,6 +36,10 @@ class Troubles:
     """An api that is begun anew knows of no run."""
     keeps_cancelled: bool = False
     """What trains goes on when its job was cancelled."""
+    makes_no_server: bool = False
+    """The api has no template for servers of merged models."""
+    keeps_server: bool = False
+    """That of a merged model stays when the model was deleted."""
 
 
 def words_of(pod: Object, troubles: Troubles, before: str, served: str) -> str:

@@ -112,7 +112,7 @@ def test_with_a_gpu_the_trainer_has_it_and_all_pods_are_where_it_is(cluster: Cal
 
 
 # What kubectl has to do for the others, it does for these as well; test_api_steps.py has them all.
-TUNING = (STEPS[0], *(step for step in API_STEPS if step[0] in ("api", "tune", "cancel")))
+TUNING = (STEPS[0], *(step for step in API_STEPS if step[0] in ("api", "tune", "cancel", "merged")))
 
 
 @pytest.mark.chain
@@ -133,7 +133,7 @@ def test_the_api_is_drilled_where_the_gpu_is(
         assert ("nvidia.com/gpu" in stage["resources"]["limits"]) is trains
         assert stage["image"].endswith(":9-gpu" if "trainer" in stage["image"] else ":9")
         assert pod["nodeSelector"] == {"kubernetes.io/hostname": "one"}
-    for pod in _made(mock, "v1/pods", "hone-"):
+    for pod in _made(mock, "v1/pods", ""):
         assert pod["spec"]["tolerations"][0]["key"] == "nvidia.com/gpu", pod["metadata"]["name"]
 
 

@@ -14,7 +14,7 @@ from drill_api_plan import SETTINGS, write_api
 from drill_plan import Images, Plan
 from drill_record import Record, Step
 from drill_steps import Drill
-from kubectl import Kubectl, Object
+from kubectl import Kubectl, KubectlFailed, Object
 from mock_api import KINDS, Api
 from mock_life import PODS, Life
 from mock_words import Troubles
@@ -22,6 +22,7 @@ from mock_words import Troubles
 from hone_api.settings import Settings
 
 NAMESPACE = "hone-drill-test"
+SERVICES = "v1/services"
 _RESOURCES = {kind: resource for resource, (kind, _) in KINDS.items()}
 
 
@@ -37,6 +38,11 @@ class Direct(Kubectl):
         if verb == "run":
             self.api.put(PODS, _pod(name, more))
             return ""
+        if verb == "get":
+            names = [each["metadata"]["name"] for each in self.api.all(SERVICES)]
+            if name != "service" or more[0] not in names:
+                raise KubectlFailed(arguments, "(NotFound)", 1)
+            return more[0]
         pods = {each["metadata"]["name"]: each for each in self.api.all(PODS)}
         if verb == "logs":
             self.life.tick(self.api)
@@ -69,6 +75,7 @@ def applied(tmp_path_factory: pytest.TempPathFactory) -> list[Object]:
 
 
 PLAN = Plan(NAMESPACE, Images.parse(""), timeout=60, patience=0, poll=0)
+WAITS_IN_VAIN = {"cancel": "keeps_cancelled", "merged": "keeps_server"}
 Steps = Callable[..., dict[str, Step]]
 
 
@@ -85,7 +92,7 @@ def drilled(applied: list[Object], tmp_path: Path) -> Steps:
         drill = Drill(PLAN, Direct(NAMESPACE, api=api, life=life), record, tmp_path)
         drill.watch.job("hone-base")
         for name, step, _ in API_STEPS[1:]:
-            if troubles.get("keeps_cancelled") and name == "cancel":
+            if name in WAITS_IN_VAIN and troubles.get(WAITS_IN_VAIN[name]):
                 drill.watch.plan = replace(PLAN, timeout=1)
             with record.step(name) as noted:
                 step(drill, noted)
@@ -102,6 +109,8 @@ def test_what_was_seen_is_recorded(drilled: Steps) -> None:
     assert "deleted after step 5, begun again, resumed from 10" in steps["retry"].told
     assert "ftjob-hone-tune-2-train-p-1 went on without it; by hone-api-p-2" in steps["restart"].told
     assert "3 of 3 answers" in steps["answer"].told
+    assert "3 of 3 answers" in steps["merged"].told
+    assert "its server model-ftjob-hone-merged was made, and is gone" in steps["merged"].told
 
 
 # What is wrong; which step fails; what it says.
@@ -111,6 +120,12 @@ FAILURES: dict[str, tuple[Object, str, str]] = {
     "another run beside it": ({"begins_twice": True}, "restart", "ftjob-hone-tune-3-train was begun beside"),
     "it learned nothing": ({"knows_nothing": True}, "answer", "0 of 3 answers"),
     "what was cancelled goes on": ({"keeps_cancelled": True}, "cancel", "no Job of ftjob-hone-second trains"),
+    "no server is made": ({"makes_no_server": True}, "merged", "no deployment has the annotation"),
+    "its server goes on": (
+        {"keeps_server": True},
+        "merged",
+        "service model-ftjob-hone-merged are gone (the api",
+    ),
 }
 
 
@@ -135,6 +150,21 @@ def test_all_that_has_a_volume_is_where_the_volume_is(applied: list[Object]) -> 
             assert name in term["labelSelector"]["matchExpressions"][0]["values"], each["metadata"]["name"]
     (claim,) = (each for each in applied if each["kind"] == "PersistentVolumeClaim")
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+def test_a_merged_model_has_a_server_as_its_base_has_one(applied: list[Object]) -> None:
+    template, base = (
+        _container(next(each for each in applied if (each["kind"], each["metadata"]["name"]) == wanted))
+        for wanted in (("PodTemplate", "hone-model-server"), ("Deployment", "hone-server"))
+    )
+    for what in ("image", "resources"):
+        assert template[what] == base[what]
+
+
+def _container(each: Object) -> Object:
+    template = each.get("template") or each["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    return dict(container)
 
 
 def test_the_api_takes_its_settings_and_finds_them(applied: list[Object]) -> None:

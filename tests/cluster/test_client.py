@@ -66,7 +66,7 @@ class Client:
 def test_a_client_follows_its_job_until_another_one_cancels_it(api: Api, tmp_path: Path) -> None:
     file = tmp_path / "train.jsonl"
     file.write_bytes(examples("steps=4000"))
-    tunes = Client(api, "tune", "60", "stand-in", str(file), "1", "8")
+    tunes = Client(api, "tune", "60", "stand-in", "adapter", str(file), "1", "8")
     job = tunes.until("created")["job"]
     tunes.until("running")
     first = tunes.until("step")["step"]
@@ -74,6 +74,19 @@ def test_a_client_follows_its_job_until_another_one_cancels_it(api: Api, tmp_pat
     assert Client(api, "cancel", "60", job).end() == (0, "")
     tunes.until("cancelled")
     assert tunes.end() == (0, "")
+
+
+@pytest.mark.chain
+def test_a_client_asks_for_a_merged_model_and_deletes_it(api: Api, tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_bytes(examples())
+    tunes = Client(api, "tune", "60", "stand-in", "merged", str(file), "1", "8")
+    job, model = tunes.until("created")["job"], tunes.until("succeeded")["model"]
+    assert tunes.end() == (0, "")
+    # Under this name the drill finds its server.
+    assert api.store.published() == [job]
+    assert Client(api, "delete", "60", model).end() == (0, "")
+    assert model not in [each.id for each in api.client().models.list()]
 
 
 @pytest.mark.chain
