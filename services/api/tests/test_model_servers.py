@@ -279,6 +279,15 @@ def test_a_cluster_that_does_not_answer_is_no_sign_that_there_is_none(here: Here
     assert here.servers.waits_for("bot") == ""
 
 
+def test_rights_that_are_missing_are_told_to_the_job_which_does_not_wait_for_ever(here: Here) -> None:
+    here.mock.refuse("list", DEPLOYMENTS, 403, "cannot list resource deployments")
+    here.keep("bot")
+    assert here.servers.waits_for("bot") == "No server can be made for it: cannot list resource deployments"
+    assert "cannot list resource deployments" in here.told()
+    here.keep("bot")
+    assert here.servers.waits_for("bot") == ""
+
+
 def test_it_looks_again_at_once_for_another_model_and_else_now_and_then(here: Here) -> None:
     here.anew(again_seconds=3600)
     here.keep("bot")

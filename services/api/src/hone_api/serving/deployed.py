@@ -54,14 +54,18 @@ class DeployedServers:
         self._notes: dict[str, str] | None = None
 
     def keep(self, models: Collection[str]) -> None:
-        """Raises NoAnswer, and Refused where our rights do not suffice."""
+        """Raises NoAnswer."""
         wanted, now = frozenset(models), time.monotonic()
         if wanted == self._kept and now < self._looked + self._again_seconds:
             return
         self._looked, self._kept, self._notes = now, wanted, None
         # Without it we have no right to look for more.
         template = self._cluster.get(TEMPLATES, TEMPLATE)
-        self._notes = self._keep(wanted, template) if template is not None else {}
+        try:
+            self._notes = self._keep(wanted, template) if template is not None else {}
+        except Refused as error:
+            self._reporter.tell("model_servers_refused", f"{error}", level="error")
+            self._notes = dict.fromkeys(wanted, f"No server can be made for it: {error.message}")
 
     def waits_for(self, model: str) -> str | None:
         """Raises NoAnswer after a look that came to no end."""
