@@ -54,7 +54,7 @@ _INSTEAD = {
     "scale-to-zero": ["autoscaling", "autoscaling-keda"],
 }
 # As docs/run-on-kubernetes.md says; any other order does as well for the others.
-_LATE = ["ingress", "gateway", "api-ingress", "api-gateway", "kubeflow"]
+_LATE = ["priority", "ingress", "gateway", "api-ingress", "api-gateway", "kubeflow"]
 
 
 def upon(overlay: str, *names: str) -> str:

@@ -66,7 +66,8 @@ class Here:
         return self.servers
 
     def keep(self, *models: str) -> None:
-        self.servers.keep(set(models))
+        """All that is said in a test is known, but for what another api has."""
+        self.servers.keep(set(models), lambda names: {each for each in names if "another" not in each})
 
     def names(self, resource: str) -> set[str]:
         return {each["metadata"]["name"] for each in self.mock.every(resource)}
@@ -120,7 +121,8 @@ def test_a_merged_model_has_a_server_of_its_own_that_is_found(here: Here) -> Non
     until(lambda: here.settings.every_server == (upstream,))
     found.close()
     # What serves it is ours, so it stays.
-    here.anew().keep({"bot"})
+    here.anew()
+    here.keep("bot")
     assert here.names(DEPLOYMENTS) == {NAME}
 
 
@@ -145,21 +147,25 @@ def test_what_is_not_wanted_any_more_goes_and_what_is_not_ours_stays(here: Here)
     }
     for kind in (DEPLOYMENTS, SERVICES):
         here.mock.change(kind, copy.deepcopy(theirs))
+    # Another api's, which shares the namespace: here, nobody knows of it.
+    here.keep("another")
+    here.anew()
     here.keep("bot", "other")
     # Half of it was made, or is left.
     here.mock.remove_it(SERVICES, NAME)
     here.mock.remove_it(DEPLOYMENTS, "model-other")
     here.keep("bot")
     for kind in (DEPLOYMENTS, SERVICES):
-        assert here.names(kind) == {"hone-server", NAME}
+        assert here.names(kind) == {"hone-server", "model-another", NAME}
     here.keep()
     for kind in (DEPLOYMENTS, SERVICES):
-        assert here.names(kind) == {"hone-server"}
+        assert here.names(kind) == {"hone-server", "model-another"}
 
 
 def test_a_model_that_somebody_else_serves_gets_no_other_server(here: Here) -> None:
     here.settings = Settings(servers=[Upstream(url="http://mine:1", model="bot")])
-    here.anew().keep({"bot", "other"})
+    here.anew()
+    here.keep("bot", "other")
     assert here.names(DEPLOYMENTS) == {"model-other"}
     assert here.servers.waits_for("bot") is None and here.servers.waits_for("other") == ""
 
@@ -204,6 +210,52 @@ def test_what_is_refused_is_said_keeps_nobody_else_waiting_and_is_tried_again(
     assert here.servers.waits_for("bot") == ""
     for each in (DEPLOYMENTS, SERVICES):
         assert here.names(each) == {NAME, "model-other"}
+
+
+def test_what_cannot_be_deleted_keeps_nobody_waiting_and_is_told_once(here: Here) -> None:
+    here.keep("bot")
+    for _ in range(2):
+        here.mock.refuse("delete", DEPLOYMENTS, 403, "by a policy")
+        here.keep("other")
+        assert here.servers.waits_for("other") == ""
+    assert here.names(DEPLOYMENTS) == {NAME, "model-other"} and here.told().count("by a policy") == 1
+    here.keep("other")
+    assert here.names(DEPLOYMENTS) == {"model-other"}
+
+
+def test_one_that_the_cluster_does_not_answer_for_keeps_no_other_waiting(here: Here) -> None:
+    here.mock.refuse("create", DEPLOYMENTS, 500, "failed calling webhook")
+    here.keep("bot", "other")
+    assert here.names(DEPLOYMENTS) == {"model-other"}
+    assert "failed calling webhook" in (here.servers.waits_for("bot") or "")
+
+
+def test_a_service_follows_its_template_and_what_others_wrote_stays(here: Here) -> None:
+    template = here.mock.kept[TEMPLATES, "hone-model-server"]
+    template["metadata"]["annotations"] = {"hone.dev/hold-seconds": "90"}
+    here.keep("bot")
+    (service,) = here.mock.every(SERVICES)
+    service["metadata"]["annotations"]["example.org/note"] = "mine"
+    service["spec"]["clusterIP"] = "10.0.0.1"
+    here.mock.change(SERVICES, service)
+    for seconds in ("600", None):
+        template["metadata"]["annotations"] = {"hone.dev/hold-seconds": seconds} if seconds else {}
+        here.keep("bot")
+        (service,) = here.mock.every(SERVICES)
+        assert service["metadata"]["annotations"].get("hone.dev/hold-seconds") == seconds
+        assert service["metadata"]["annotations"]["example.org/note"] == "mine"
+        assert service["spec"]["clusterIP"] == "10.0.0.1"
+
+
+def test_what_only_the_cluster_or_a_deployer_writes_is_no_change(here: Here) -> None:
+    here.keep("bot")
+    template = copy.deepcopy(TEMPLATE)
+    template["template"]["metadata"]["creationTimestamp"] = None
+    template["metadata"]["labels"]["app.kubernetes.io/instance"] = "argo"
+    here.mock.change(TEMPLATES, template)
+    here.keep("bot")
+    assert ("update", DEPLOYMENTS) not in here.mock.asked
+    assert "app.kubernetes.io/instance" not in here.deployment()["metadata"]["labels"]
 
 
 def test_one_of_that_name_that_is_not_ours_is_left_alone(here: Here) -> None:
@@ -273,16 +325,17 @@ def test_a_cluster_that_does_not_answer_is_no_sign_that_there_is_none(here: Here
     here.mock.refuse("list", DEPLOYMENTS, 503)
     with pytest.raises(NoAnswer):
         here.keep("bot")
-    with pytest.raises(NoAnswer):
-        here.servers.waits_for("bot")
+    assert "the cluster has not answered" in (here.servers.waits_for("bot") or "")
     here.keep("bot")
     assert here.servers.waits_for("bot") == ""
+    # Of what was never asked for nothing is known either.
+    assert "the cluster has not answered" in (here.servers.waits_for("other") or "")
 
 
 def test_rights_that_are_missing_are_told_to_the_job_which_does_not_wait_for_ever(here: Here) -> None:
     here.mock.refuse("list", DEPLOYMENTS, 403, "cannot list resource deployments")
     here.keep("bot")
-    assert here.servers.waits_for("bot") == "No server can be made for it: cannot list resource deployments"
+    assert here.servers.waits_for("bot") == "No server can be made: cannot list resource deployments"
     assert "cannot list resource deployments" in here.told()
     here.keep("bot")
     assert here.servers.waits_for("bot") == ""
@@ -302,7 +355,8 @@ def test_in_another_namespace_it_is_known_by_its_whole_name(here: Here) -> None:
     theirs = Cluster(Configuration(host=here.url), NAMESPACE, "elsewhere")
     ours = Upstream(url=f"http://{NAME}.{NAMESPACE}.svc:8000", model="bot")
     here.settings.find([ours])
-    DeployedServers(theirs, here.settings, Reporter("api", here.log)).keep({"bot"})
+    here.servers = DeployedServers(theirs, here.settings, Reporter("api", here.log))
+    here.keep("bot")
     assert here.names(DEPLOYMENTS) == {NAME}
 
 
@@ -316,6 +370,7 @@ def test_every_right_is_needed(here: Here) -> None:
     here.keep("bot", "other")
     template = copy.deepcopy(TEMPLATE)
     template["template"]["spec"]["containers"][0]["image"] = "hone-server:next"
+    template["metadata"]["annotations"] = {"hone.dev/hold-seconds": "90"}
     here.mock.change(TEMPLATES, template)
     here.keep("bot")
     assert set(here.mock.asked) == RIGHTS | BESIDE

@@ -19,18 +19,19 @@ import pytest
 import yaml
 from api_loop import Loop, emptied, new_loop
 from api_stages import python
-from sqlalchemy import select
+from sqlalchemy import select, update
 from stand_ins.stage import BASE
 
 from hone_api.database.session import Database
-from hone_api.database.tables import File, Model
+from hone_api.database.tables import File, Job, Model
 from hone_api.errors import ApiError
-from hone_api.jobs import progress, sharing, states
+from hone_api.jobs import progress, results, sharing, states
 from hone_api.jobs.reconcile import Reconciler
 from hone_api.launcher.folder import Folder
 from hone_api.launcher.local import LocalLauncher
 from hone_api.launcher.stages import State
 from hone_api.serving import presence
+from hone_api.serving.merged import Known
 from hone_api.settings import Upstream
 from hone_api.wire.jobs import job_object
 from hone_contract.events import Rewards, StepMetrics
@@ -831,6 +832,42 @@ def test_a_server_that_is_made_for_a_merged_model_is_awaited_and_told_of(new: Ne
                 model.deleted_at = 1
         look()
         assert made.kept == set()
+        # And is known to be ours, unlike what another api has made.
+        assert made.known({job_id, "ftjob-of-another"}) == {job_id} and made.known(set()) == set()
+
+
+def test_what_jobs_of_here_publish_is_known_by_its_suffix_too(new: NewLoop) -> None:
+    loop = new()
+    job = loop.job(loop.create(suffix="support bot"))
+    with loop.services.database.reading() as session:
+        name = results.published_as(session, job)
+        assert results.known_models(session, {name, f"{name}0"}) == {name}
+
+
+def test_a_job_that_was_paused_waits_for_its_server_anew(new: NewLoop) -> None:
+    made = Made()
+    loop = new()
+
+    def look() -> None:
+        Reconciler(loop.services, loop.stages, 1, servers=made).tick()
+
+    job_id = loop.trained(metadata={"hone.deploy": "merged"})
+    look()
+    look()
+    loop.stages.end(f"{job_id}/2-merge")
+    made.notes[job_id] = ""
+    look()
+    look()
+    with loop.services.database.writing() as session:
+        session.execute(update(Job).values(progress={"deploying": 1}))
+    change(loop, job_id, states.pause)
+    look()
+    assert made.kept == set()
+    change(loop, job_id, states.resume)
+    look()
+    look()
+    assert (loop.job(job_id).status, made.kept) == ("running", {job_id})
+    assert loop.job(job_id).progress["deploying"] > 1
 
 
 @dataclass
@@ -839,9 +876,10 @@ class Made:
 
     notes: dict[str, str] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
+    known: Known = field(init=False)
 
-    def keep(self, models: Collection[str]) -> None:
-        self.kept = {*models}
+    def keep(self, models: Collection[str], known: Known) -> None:
+        self.kept, self.known = {*models}, known
 
     def waits_for(self, model: str) -> str | None:
         return self.notes.get(model)

@@ -61,6 +61,8 @@ def start(services: Services, job: Job, slots: int, sharing: Sharing) -> None:
         if free is None and current.stage != DEPLOY:
             return
         current.slot, current.attempt, current.failures = free, current.attempt + 1, 0
+        # Its model is waited for from now on.
+        current.progress = {name: value for name, value in current.progress.items() if name != "deploying"}
         told = "Fine-tuning job started" if current.attempt == 1 else "Fine-tuning job goes on"
         states.move(session, current, states.RUNNING, told)
 

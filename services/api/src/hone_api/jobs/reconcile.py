@@ -3,7 +3,7 @@ killed at any point: the next one looks at the same things and goes on."""
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from hone_api.files.expiry import expire_files
 from hone_api.jobs import queue, states
 from hone_api.jobs.cleaning import clean, left_behind
 from hone_api.jobs.importing import Importing
-from hone_api.jobs.results import published_models
+from hone_api.jobs.results import known_models, published_models
 from hone_api.jobs.running import Running
 from hone_api.jobs.sharing import Sharing
 from hone_api.launcher.local import LocalLauncher
@@ -85,7 +85,11 @@ class Reconciler:
         if self.servers is not None:
             with self.services.database.reading() as session:
                 wanted = published_models(session)
-            self.servers.keep(wanted)
+            self.servers.keep(wanted, self._known)
+
+    def _known(self, names: Collection[str]) -> set[str]:
+        with self.services.database.reading() as session:
+            return known_models(session, names)
 
     def _imports(self) -> None:
         Importing(self.services, self.launcher, self._imports_during_runs).look()

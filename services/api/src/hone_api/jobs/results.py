@@ -25,9 +25,12 @@ def published_as(session: Session, job: Job) -> str:
     """
     if not job.suffix:
         return job.id
-    project = session.get_one(Project, job.project_id).name
-    digest = hashlib.sha256(f"{job.project_id}\n{job.suffix}".encode()).hexdigest()[:10]
-    return "-".join(part for part in (_plain(project)[:20], _plain(job.suffix)[:30], digest) if part)
+    return _name_of(session.get_one(Project, job.project_id), job.suffix)
+
+
+def _name_of(project: Project, suffix: str) -> str:
+    digest = hashlib.sha256(f"{project.id}\n{suffix}".encode()).hexdigest()[:10]
+    return "-".join(part for part in (_plain(project.name)[:20], _plain(suffix)[:30], digest) if part)
 
 
 def _plain(text: str) -> str:
@@ -40,6 +43,17 @@ def published_models(session: Session) -> set[str]:
     ending = select(Job).where(Job.status == states.RUNNING, Job.stage == DEPLOY)
     jobs = (job for job in session.scalars(ending) if read_extras(job.labels).deploy == "merged")
     return {*session.scalars(made), *(published_as(session, job) for job in jobs)}
+
+
+def known_models(session: Session, names: Collection[str]) -> set[str]:
+    """Those of these names that merged models of any job here have, had, or could have had."""
+    if not names:
+        return set()
+    jobs = session.scalars(select(Job.id).where(Job.id.in_(names)))
+    pairs = select(Project, Job.suffix).join(Job, Job.project_id == Project.id).where(Job.suffix.is_not(None))
+    every = session.execute(pairs.distinct())
+    by_suffix = {_name_of(project, suffix) for project, suffix in every if suffix}
+    return {*jobs, *by_suffix.intersection(names)}
 
 
 def model_name(session: Session, job: Job, organization: str) -> str:

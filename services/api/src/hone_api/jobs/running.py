@@ -175,18 +175,8 @@ class Running:
         except HoneError as error:
             self._failed(job, Failure("server_error", f"The model is not in the store any more: {error}"))
             return
-        version = job.run_id if merged else None
-        found = self.listings.presence(base=base, served_as=served_as, merged=merged, version=version)
-        made = self.servers.waits_for(served_as) if merged and self.servers is not None else None
-        if made is not None and found.state != "served":
-            self._tell_what_it_waits_for(job, State("running", note=made))
-            found = Presence(
-                "waiting",
-                "The server that is made for it does not serve it yet.",
-                found.seen or found.message,
-            )
+        found, patience = self._presence(job, base, served_as, merged)
         begun = job.progress.get("deploying") or int(time.time())
-        patience = _PATIENCE if made is None else _PATIENCE_WITH_A_NEW_ONE
         waits = found.state == "waiting" and time.time() < begun + patience
         with self.services.database.writing() as session:
             current = same(session, job)
@@ -206,6 +196,19 @@ class Running:
             enter(current, END)
             if found.state != "served":
                 states.tell(session, current, found.message, level="warn")
+
+    def _presence(self, job: Job, base: str, served_as: str, merged: bool) -> tuple[Presence, int]:
+        """And for how many seconds it is waited for."""
+        version = job.run_id if merged else None
+        found = self.listings.presence(base=base, served_as=served_as, merged=merged, version=version)
+        if not merged or self.servers is None or found.state == "served":
+            return found, _PATIENCE
+        note = self.servers.waits_for(served_as)
+        if note is None:
+            return found, _PATIENCE
+        self._tell_what_it_waits_for(job, State("running", note=note))
+        told = "The server that is made for it does not serve it yet."
+        return Presence("waiting", told, found.seen or found.message), _PATIENCE_WITH_A_NEW_ONE
 
     # -- what is known of a run --------------------------------------------------------------------
 

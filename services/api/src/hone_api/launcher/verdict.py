@@ -49,7 +49,7 @@ def exit_of(job: Object | None, pods: Sequence[Object]) -> Exit:
     failed = condition(job, "Failed") if job is not None else None
     pod = newest(pods)
     if failed is not None and failed.get("reason") == "DeadlineExceeded":
-        return Exit(_TIMED_OUT, _short(failed.get("message", "")))
+        return Exit(_TIMED_OUT, short(failed.get("message", "")))
     if pod is None:
         return Exit(None, "its pod is gone" if job is not None else "its Job was deleted")
     return _exit_of_pod(pod)
@@ -69,7 +69,7 @@ def waits_for(job: Object, pods: Sequence[Object]) -> str:
         queue = job["metadata"].get("labels", {}).get(QUEUE)
         return f"Waits for its turn in the queue {queue}" if queue else "Suspended: somebody stopped its Job"
     pod = newest(live(pods))
-    return _short(pod_waits_for(pod)) if pod is not None else ""
+    return short(pod_waits_for(pod)) if pod is not None else ""
 
 
 def has_no_pod_yet(job: Object, pods: Sequence[Object]) -> bool:
@@ -102,11 +102,11 @@ def _exit_of_pod(pod: Object) -> Exit:
     status, ended = pod.get("status", {}), _terminated(pod)
     code = ended.get("exitCode") if ended is not None else None
     if status.get("reason") == "DeadlineExceeded":
-        return Exit(_TIMED_OUT, _short(status.get("message", "its time is over")))
+        return Exit(_TIMED_OUT, short(status.get("message", "its time is over")))
     disrupted = condition(pod, "DisruptionTarget")
     why = disrupted or (status if status.get("reason") else None)
     if why is not None and code not in _CERTAIN:
-        return Exit(None, _short(f"{why.get('reason', '')}: {why.get('message', '')}"))
+        return Exit(None, short(f"{why.get('reason', '')}: {why.get('message', '')}"))
     if ended is None or code is None:
         return Exit(None, "its container was never seen to end")
     killed = ended.get("reason") == "OOMKilled"
@@ -134,5 +134,6 @@ def condition(each: Object, kind: str, status: str = "True") -> Object | None:
     return None
 
 
-def _short(text: str) -> str:
+def short(text: str) -> str:
+    """As much of it as people read, in one line."""
     return " ".join(text.split())[:_SHOWN]

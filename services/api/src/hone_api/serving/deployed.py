@@ -5,7 +5,7 @@ next goes on, whatever became of the one before.
 """
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from hone_api.launcher.cluster import (
     CONFLICT,
@@ -19,7 +19,7 @@ from hone_api.launcher.cluster import (
     Refused,
 )
 from hone_api.launcher.manifest import OURS
-from hone_api.launcher.verdict import condition, live, newest, pod_waits_for
+from hone_api.launcher.verdict import condition, live, newest, pod_waits_for, short
 from hone_api.serving.deployment import (
     PORT,
     SERVER,
@@ -29,6 +29,8 @@ from hone_api.serving.deployment import (
     renewed,
     server_name,
 )
+from hone_api.serving.found import NAME
+from hone_api.serving.merged import Known
 from hone_api.settings import Settings
 from hone_contract.errors import BadConfiguration
 from hone_contract.events import Reporter
@@ -52,8 +54,9 @@ class DeployedServers:
         self._looked, self._kept = float("-inf"), frozenset[str]()
         # By model, of ours. None: the last look came to no end.
         self._notes: dict[str, str] | None = None
+        self._told: dict[str, str] = {}
 
-    def keep(self, models: Collection[str]) -> None:
+    def keep(self, models: Collection[str], known: Known) -> None:
         """Raises NoAnswer."""
         wanted, now = frozenset(models), time.monotonic()
         if wanted == self._kept and now < self._looked + self._again_seconds:
@@ -62,37 +65,35 @@ class DeployedServers:
         # Without it we have no right to look for more.
         template = self._cluster.get(TEMPLATES, TEMPLATE)
         try:
-            self._notes = self._keep(wanted, template) if template is not None else {}
+            self._notes = self._keep(template, known) if template is not None else {}
         except Refused as error:
-            self._reporter.tell("model_servers_refused", f"{error}", level="error")
-            self._notes = dict.fromkeys(wanted, f"No server can be made for it: {error.message}")
+            self._notes = dict.fromkeys(
+                wanted, self._refused("model servers", "No server can be made", error)
+            )
 
     def waits_for(self, model: str) -> str | None:
-        """Raises NoAnswer after a look that came to no end."""
-        if self._notes is None:
-            raise NoAnswer("what the cluster has of our servers is not known yet")
+        if self._notes is None or model not in self._kept:
+            return "It is not known whether it has a server: the cluster has not answered"
         return self._notes.get(model)
 
-    def _keep(self, wanted: frozenset[str], template: Object) -> dict[str, str]:
-        deployments, services = (self._list(kind) for kind in (DEPLOYMENTS, SERVICES))
-        names = {server_name(model): model for model in wanted}
-        for resource, there in ((SERVICES, services), (DEPLOYMENTS, deployments)):
-            for name in there.keys() - names.keys():
-                self._cluster.delete(resource, name, "Background")
-                self._reporter.tell("model_server_deleted", f"{resource.rpartition('/')[2]}/{name}")
+    def _keep(self, template: Object, known: Known) -> dict[str, str]:
+        deployments, services = self._list(DEPLOYMENTS), self._list(SERVICES)
         pods = self._cluster.list(PODS, labels=f"{OURS},{SERVER}")["items"]
         notes = {}
-        for name, model in sorted(names.items()):
-            deployment, service = deployments.get(name), services.get(name)
+        for model in sorted(self._kept):
+            name = server_name(model)
+            deployment = deployments.get(name)
             if deployment is None and self._is_served_elsewhere(model):
                 continue
-            refusal = self._make(model, template, deployment, service)
+            refusal = self._make(model, template, deployment, services.get(name))
             if refusal or deployment is None or deployment["spec"]["replicas"]:
                 notes[model] = refusal or _waits_for(deployment, _of(name, pods))
+        for resource, there in ((SERVICES, services), (DEPLOYMENTS, deployments)):
+            self._delete(resource, there, known)
         return notes
 
     def _list(self, resource: str) -> dict[str, Object]:
-        """Ours, by name."""
+        """Those that an api has made, by name."""
         items = self._cluster.list(resource, labels=f"{OURS},{SERVER}")["items"]
         return {each["metadata"]["name"]: each for each in items}
 
@@ -102,24 +103,52 @@ class DeployedServers:
 
     def _make(self, model: str, template: Object, deployment: Object | None, service: Object | None) -> str:
         """What is missing of it, or older than the template; why the cluster does not take it."""
-        name = server_name(model)
         try:
-            made = make_deployment(model, template)
-            if deployment is None:
-                self._cluster.create(DEPLOYMENTS, made)
-                self._reporter.tell("model_server_made", f"{name} for {model}")
-            elif (new := renewed(deployment, made)) is not None:
-                self._cluster.replace(DEPLOYMENTS, new)
-                self._reporter.tell("model_server_renewed", f"{name} for {model}")
-            if service is None:
-                self._cluster.create(SERVICES, make_service(model, template))
-        except (Refused, BadConfiguration) as error:
-            told = error.message if isinstance(error, Refused) else str(error)
-            if isinstance(error, Refused) and error.status == CONFLICT:
-                told = f"{name} is there, and none of ours, or changes just now"
-            self._reporter.tell("model_server_refused", f"{name}: {told}", level="warning")
-            return f"{_quota_or(told, 'The cluster does not take its server')}: {told}"
+            self._put(DEPLOYMENTS, deployment, make_deployment(model, template))
+            self._put(SERVICES, service, make_service(model, template))
+        except (Refused, BadConfiguration, NoAnswer) as error:
+            # Of one: what is in the way of it may be in no other's.
+            return self._refused(server_name(model), "The cluster does not take its server", error)
+        self._told.pop(server_name(model), None)
         return ""
+
+    def _put(self, resource: str, there: Object | None, made: Object) -> None:
+        name, new = made["metadata"]["name"], made if there is None else renewed(there, made)
+        if there is None:
+            self._cluster.create(resource, made)
+        elif new is not None:
+            try:
+                self._cluster.replace(resource, new)
+            except Refused as error:
+                if error.status != CONFLICT:
+                    raise
+                # It has changed meanwhile; at the next look it is seen as it is then.
+                return
+        if new is not None:
+            done = "made" if there is None else "renewed"
+            self._reporter.tell(f"model_server_{done}", f"{resource.rpartition('/')[2]}/{name}")
+
+    def _delete(self, resource: str, there: Mapping[str, Object], known: Known) -> None:
+        """Those of models that were deleted. What another database knows of is another api's."""
+        models = {each["metadata"].get("annotations", {}).get(NAME, ""): name for name, each in there.items()}
+        for model in known(models.keys() - self._kept):
+            try:
+                self._cluster.delete(resource, models[model], "Background")
+            except Refused as error:
+                self._refused(models[model], "It cannot be deleted", error)
+                continue
+            told = f"{resource.rpartition('/')[2]}/{models[model]}"
+            self._reporter.tell("model_server_deleted", told)
+
+    def _refused(self, name: str, what: str, error: Exception) -> str:
+        """For the job's events; the operator is told once of each reason."""
+        told = short(error.message if isinstance(error, Refused) else str(error))
+        if isinstance(error, Refused) and error.status == CONFLICT:
+            told = f"{name} is there, and none of ours; delete it"
+        if self._told.get(name) != told:
+            self._told[name] = told
+            self._reporter.tell("model_server_refused", f"{name}: {what}: {told}", level="warning")
+        return f"{_quota_or(told, what)}: {told}"
 
 
 def _of(name: str, pods: Iterable[Object]) -> list[Object]:
@@ -132,13 +161,13 @@ def _waits_for(deployment: Object | None, pods: list[Object]) -> str:
         return ""
     failure = condition(deployment, "ReplicaFailure")
     if failure is not None:
-        told = failure.get("message", "")
+        told = short(failure.get("message", ""))
         return f"{_quota_or(told, 'Its server has no pod')}: {told}"
     pod = newest(live(pods))
     if pod is None:
         return ""
     what, _, why = pod_waits_for(pod).partition(": ")
-    return f"Its server is not up ({what[0].lower()}{what[1:]}): {why}" if what else _fell(pod)
+    return f"Its server is not up ({what[0].lower()}{what[1:]}): {short(why)}" if what else _fell(pod)
 
 
 def _fell(pod: Object) -> str:

@@ -16,7 +16,8 @@ SERVER = "hone.dev/model-server"
 """The label of all that belongs to one of them, which is its name."""
 PORT = 8000
 _CONTAINER = "server"
-_MADE_OF = "hone.dev/template-digest"
+_DIGEST = "hone.dev/digest"
+_SAID = (NAME, HOLD, _DIGEST)
 _START_SECONDS = 3900
 """As k8s/base/server has it."""
 
@@ -28,25 +29,19 @@ def server_name(model: str) -> str:
 
 def make_deployment(model: str, template: Object) -> Object:
     """Raises BadConfiguration for a template that no server can be made of."""
-    name = server_name(model)
     pod = copy.deepcopy(template["template"])
-    metadata = pod.setdefault("metadata", {})
-    metadata["labels"] = metadata.get("labels", {}) | _ours(name)
+    pod["metadata"] = pod.get("metadata", {}) | {"labels": _labels(model, template)}
     _tell_its_model(pod["spec"], model)
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": _metadata(model, template) | {"annotations": {NAME: model, _MADE_OF: _digest(pod)}},
-        "spec": {
-            "replicas": 1,
-            "revisionHistoryLimit": 1,
-            "progressDeadlineSeconds": _START_SECONDS,
-            # The old pod goes first: for a second one there may be no GPU.
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
-            "selector": {"matchLabels": {SERVER: name}},
-            "template": pod,
-        },
+    spec = {
+        "replicas": 1,
+        "revisionHistoryLimit": 1,
+        "progressDeadlineSeconds": _START_SECONDS,
+        # The old pod goes first: for a second one there may be no GPU.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
+        "selector": {"matchLabels": {SERVER: server_name(model)}},
+        "template": pod,
     }
+    return _sealed("apps/v1", "Deployment", _labels(model, template), {NAME: model}, spec)
 
 
 def make_service(model: str, template: Object) -> Object:
@@ -54,37 +49,52 @@ def make_service(model: str, template: Object) -> Object:
     said = {NAME: model}
     if (seconds := template["metadata"].get("annotations", {}).get(HOLD)) is not None:
         said[HOLD] = seconds
-    metadata = _metadata(model, template)
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": metadata | {"labels": metadata["labels"] | {SERVES: "model"}, "annotations": said},
-        "spec": {
-            "selector": {SERVER: server_name(model)},
-            "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
-        },
+    spec = {
+        "selector": {SERVER: server_name(model)},
+        "ports": [{"name": "http", "port": PORT, "targetPort": "http"}],
     }
+    return _sealed("v1", "Service", _labels(model, template) | {SERVES: "model"}, said, spec)
 
 
 def renewed(there: Object, made: Object) -> Object | None:
-    """`there` as the template would have it now; None: it is so already. How many it is to be stays."""
-    digest = made["metadata"]["annotations"][_MADE_OF]
-    if there["metadata"].get("annotations", {}).get(_MADE_OF) == digest:
+    """`there` as it would be made now; None: it was made so. How many it is to be stays as it is."""
+    metadata, wanted = there["metadata"], made["metadata"]
+    if metadata.get("annotations", {}).get(_DIGEST) == wanted["annotations"][_DIGEST]:
         return None
-    # In a list, they have no kind of their own.
-    new = copy.deepcopy(there) | {each: made[each] for each in ("apiVersion", "kind")}
-    new["metadata"].setdefault("annotations", {})[_MADE_OF] = digest
-    new["spec"]["template"] = made["spec"]["template"]
-    return new
+    theirs = {name: value for name, value in metadata.get("annotations", {}).items() if name not in _SAID}
+    spec = {name: value for name, value in made["spec"].items() if name != "replicas"}
+    return {
+        # In a list, they have no kind of their own.
+        "apiVersion": made["apiVersion"],
+        "kind": made["kind"],
+        "metadata": metadata
+        | {"labels": metadata["labels"] | wanted["labels"], "annotations": theirs | wanted["annotations"]},
+        "spec": there["spec"] | spec,
+    }
 
 
-def _metadata(model: str, template: Object) -> Object:
-    name = server_name(model)
-    return {"name": name, "labels": template["metadata"].get("labels", {}) | _ours(name)}
+def _sealed(version: str, kind: str, labels: Object, annotations: Object, spec: Object) -> Object:
+    """With a digest of what it was made of: what Kubernetes fills in later is no change of it."""
+    digest = hashlib.sha256(json.dumps(_said([labels, annotations, spec]), sort_keys=True).encode())
+    metadata = {
+        "name": labels[SERVER],
+        "labels": labels,
+        "annotations": annotations | {_DIGEST: digest.hexdigest()[:16]},
+    }
+    return {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
 
 
-def _ours(name: str) -> dict[str, str]:
-    return {MANAGER: "hone-api", SERVER: name}
+def _said(made: Any) -> Any:
+    """Without nulls, which one version of Kubernetes shows and the next one does not."""
+    if isinstance(made, dict):
+        return {name: _said(value) for name, value in made.items() if value is not None}
+    return [_said(each) for each in made] if isinstance(made, list) else made
+
+
+def _labels(model: str, template: Object) -> Object:
+    """Those of its pods. The template's own may be of whoever applied it, and say that he applied these."""
+    pod: Object = template["template"].get("metadata", {}).get("labels", {})
+    return pod | {MANAGER: "hone-api", SERVER: server_name(model)}
 
 
 def _tell_its_model(pod: Object, model: str) -> None:
@@ -96,7 +106,3 @@ def _tell_its_model(pod: Object, model: str) -> None:
             each["args"] = [*words[:end], "--model", model, *words[end:]]
             return
     raise BadConfiguration(f"PodTemplate {TEMPLATE} has no container named {_CONTAINER}; name one so")
-
-
-def _digest(made: Any) -> str:
-    return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,17 +1,22 @@
 """Servers of merged models, of which each has weights of its own, and so wants a GPU of its own."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
+
+Known = Callable[[Collection[str]], set[str]]
+"""Which of these names published models of this database have, or had."""
 
 
 class MergedServers(Protocol):
     """Whoever makes them; where nobody does, the operator starts them."""
 
-    def keep(self, models: Collection[str]) -> None:
-        """Have one for each of these published models that nobody else serves, and no others of ours."""
+    def keep(self, models: Collection[str], known: Known) -> None:
+        """Have one for each of these published models that nobody else serves, and none for others that
+        `known` says are of this database.
+        """
 
     def waits_for(self, model: str) -> str | None:
-        """Why ours does not serve yet, for people, or nothing; what stands before the colon is what is so.
+        """Why it does not serve yet, for people, or nothing; what stands before the colon is what is so.
 
-        None: we have none that is to serve it.
+        None: none that was made here is to serve it.
         """
