@@ -32,7 +32,7 @@ from hone_api.launcher.local import LocalLauncher
 from hone_api.launcher.stages import State
 from hone_api.serving import presence
 from hone_api.serving.merged import Known
-from hone_api.settings import Upstream
+from hone_api.settings import Settings, Upstream
 from hone_api.wire.jobs import job_object
 from hone_contract.events import Rewards, StepMetrics
 from hone_contract.run_spec import RunSpec
@@ -677,6 +677,7 @@ class Server(ThreadingHTTPServer):
     """Lists its models once all that are together have been asked."""
 
     daemon_threads = True
+    request_queue_size = 256
 
     def __init__(self, together: threading.Barrier, models: list[dict[str, str]]) -> None:
         super().__init__(("127.0.0.1", 0), _Listing)
@@ -745,6 +746,32 @@ def test_servers_are_asked_at_once_and_once_for_all_jobs(new: NewLoop) -> None:
             assert loop.told(job_id)[-1] == f"The server of {BASE} does not list {job_id}-0123456789 yet"
         log = (loop.services.settings.data.parent / "log.jsonl").read_text()
         assert f"{servers[2].url} does not list {jobs[1]}-0123456789 yet" in log
+
+
+def test_servers_of_several_models_are_asked_at_once_and_others_not_at_all(new: NewLoop) -> None:
+    with serving(2) as servers, serving(1) as (other,):
+        loop = new()
+        loop.slots = 2
+        jobs = [loop.trained(metadata={"hone.deploy": "merged"}) for _ in servers]
+        loop.tick(2)
+        for job_id in jobs:
+            loop.stages.end(f"{job_id}/2-merge")
+        found = [Upstream(url=server.url, model=job) for server, job in zip(servers, jobs, strict=True)]
+        loop.services.settings.find([*found, Upstream(url=other.url, model="another")])
+        loop.tick(2)
+        for job_id in jobs:
+            assert loop.told(job_id)[-1] == f"The server of {job_id} does not list {job_id} yet"
+        assert ([server.asked for server in servers], other.asked) == ([1, 1], 0)
+
+
+def test_no_server_waits_for_the_connection_of_another() -> None:
+    with serving(1, {"id": "bot"}) as (server,):
+        # More than a pool has by default.
+        server.together = threading.Barrier(120)
+        many = [Upstream(url=server.url, model="bot", hold_seconds=each) for each in range(120)]
+        listings = presence.Listings(Settings(servers=many))
+        assert listings.presence(base="", served_as="bot", merged=True).state == "served"
+        assert set(map(str, listings._told.values())) == {"{'bot': None}"}
 
 
 def test_a_server_that_dawdles_is_not_waited_for(new: NewLoop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,15 +18,19 @@ from hone_api.files.checking import check_files
 from hone_api.files.expiry import expire_files
 from hone_api.jobs import queue, states
 from hone_api.jobs.cleaning import clean, left_behind
+from hone_api.jobs.extras import read_extras
 from hone_api.jobs.importing import Importing
-from hone_api.jobs.results import known_models, published_models
+from hone_api.jobs.results import known_models, published_as, published_models
 from hone_api.jobs.running import Running
 from hone_api.jobs.sharing import Sharing
+from hone_api.jobs.stages import DEPLOY
 from hone_api.launcher.local import LocalLauncher
 from hone_api.launcher.stages import Launcher
 from hone_api.services import Services
 from hone_api.serving.merged import MergedServers
+from hone_api.serving.names import servers_of
 from hone_api.serving.presence import Listings
+from hone_api.settings import Upstream
 from hone_contract.errors import HoneError
 
 _EVERY = 1.0
@@ -64,12 +68,25 @@ class Reconciler:
             jobs = [*session.scalars(wanted.order_by(Job.number))]
             session.expunge_all()
         # What both find out by asking servers holds for all jobs of one look.
-        running = Running(
-            self.services, self.launcher, self.gpus, Listings(self.services.settings), self.servers
-        )
+        listings = Listings(self.services.settings)
+        self._guarded(lambda: listings.ask(self._awaited(jobs)))
+        running = Running(self.services, self.launcher, self.gpus, listings, self.servers)
         sharing = self._sharing
         for job in jobs:
             self._guarded(lambda job=job: self._advance(job, running, sharing))  # type: ignore[misc]
+
+    def _awaited(self, jobs: Sequence[Job]) -> list[Upstream]:
+        """The servers of all models that jobs are about to end with."""
+        settings = self.services.settings
+        found: list[Upstream] = []
+        ending = [job for job in jobs if job.status == states.RUNNING and job.stage == DEPLOY]
+        with self.services.database.reading() as session:
+            for job in ending:
+                tunable, served_as = settings.models.get(job.model), published_as(session, job)
+                base = tunable.stored if tunable is not None else job.model
+                merged = read_extras(job.labels).deploy == "merged"
+                found += servers_of(settings, base=base, served_as=served_as, merged=merged)
+        return found
 
     def _advance(self, job: Job, running: Running, sharing: Sharing) -> None:
         if job.status == states.RUNNING:

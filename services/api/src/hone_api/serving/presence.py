@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import httpx
@@ -15,6 +14,8 @@ from hone_api.settings import Settings, Upstream
 from hone_contract.errors import BadConfiguration
 
 _SECONDS = 3.0
+_AT_ONCE = 256
+"""More of them would take each other's time, and a process's files."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,19 @@ class Presence:
 
 
 class Listings:
-    """What the servers list now. However many models are looked for, each server is asked once at most, and
-    all at the same time, so it takes a few seconds even if none answers.
-    """
+    """What servers list now: those that are asked for, and each of them once."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._told: dict[Upstream, _Listed | str] = {}
+
+    def ask(self, servers: Iterable[Upstream]) -> None:
+        """All at the same time. Who looks for many models has their servers asked beforehand: one model
+        after the other would take some seconds for each that has none that answers.
+        """
+        new = [server for server in dict.fromkeys(servers) if server not in self._told]
+        if new:
+            self._told |= asyncio.run(_ask(new))
 
     def presence(self, *, base: str, served_as: str, merged: bool, version: str | None = None) -> Presence:
         """Of a model under the name that servers have for it.
@@ -50,6 +58,7 @@ class Listings:
                 f"No server is configured for it: add one with `{wanted}` to `servers` in the api's settings."
             )
             return Presence("nobody", told)
+        self.ask(servers)
         reasons: dict[Upstream, str] = {}
         for server in servers:
             reason = _why_not(self._told[server], served_as, version)
@@ -70,10 +79,6 @@ class Listings:
         told = "; ".join(dict.fromkeys(f"{_called(server)} {why}" for server, why in reasons.items()))
         return Presence("waiting", told, seen)
 
-    @cached_property
-    def _told(self) -> "dict[Upstream, _Listed | str]":
-        return asyncio.run(_ask(self._settings.every_server))
-
 
 _Listed = dict[str, str | None]
 """The version of each model, where the server tells it."""
@@ -85,9 +90,17 @@ class _Absent(str):
 
 async def _ask(servers: Sequence[Upstream]) -> dict[Upstream, _Listed | str]:
     """What each lists, or why that is not known."""
-    async with httpx.AsyncClient(timeout=None, trust_env=False) as client:
-        told = await asyncio.gather(*(_listing(client, server) for server in servers))
+    turns = asyncio.Semaphore(_AT_ONCE)
+    # Who waits for a connection of a pool does so in its own seconds.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    async with httpx.AsyncClient(timeout=None, trust_env=False, limits=limits) as client:
+        told = await asyncio.gather(*(_in_turn(turns, client, server) for server in servers))
     return dict(zip(servers, told, strict=True))
+
+
+async def _in_turn(turns: asyncio.Semaphore, client: httpx.AsyncClient, server: Upstream) -> _Listed | str:
+    async with turns:
+        return await _listing(client, server)
 
 
 async def _listing(client: httpx.AsyncClient, server: Upstream) -> _Listed | str:
