@@ -257,6 +257,8 @@ class Mock(Api):
                 news = [each for each in self._journal if each[0] > version and each[1] == resource]
             for number, _, kind, told in news:
                 version = number
+                if kind != "BOOKMARK" and not _is_chosen(told, request.params):
+                    continue
                 await response.write(json.dumps({"type": kind, "object": told}).encode() + b"\n")
             await asyncio.sleep(0.005)
         return response

@@ -565,6 +565,20 @@ def test_a_watch_outlives_a_disk_that_cannot_be_read_and_ends_the_api_when_it_is
         here.launcher.state(NAME)
 
 
+def test_pods_of_model_servers_are_not_followed(here: Here) -> None:
+    pod = here.begun_pod()
+    seen: list[Any] = []
+    here.launcher._pods._seen = seen.append
+    labels = {"app.kubernetes.io/managed-by": "hone-api", "hone.dev/model-server": "model-bot"}
+    server = {"metadata": {"name": "model-bot-p1", "labels": labels}}
+    here.mock.change(PODS, server)
+    here.mock.set_pod(pod, pulling(pod))
+    until(lambda: seen)
+    here.mock.break_watches(forget=True)
+    until(lambda: len(seen) > 1)
+    assert "model-bot-p1" not in str(seen)
+
+
 def test_servers_are_found_and_go_again(here: Here) -> None:
     said = Upstream(url="http://said:1", model="x")
     settings = Settings(servers=[said])

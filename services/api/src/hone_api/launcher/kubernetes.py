@@ -61,8 +61,10 @@ class KubernetesLauncher:
         """`changed` is called when something is new in the cluster."""
         self._cluster, self._data, self._reporter, self._changed = cluster, data.resolve(), reporter, changed
         self._root = self._data / "stages"
-        self._jobs = Mirror(cluster, JOBS, OURS, self._seen, reporter)
-        self._pods = Mirror(cluster, PODS, OURS, lambda _: changed(), reporter)
+        # Servers of models are ours too, and none of its concern.
+        stages = f"{OURS},{STAGE}"
+        self._jobs = Mirror(cluster, JOBS, stages, self._seen, reporter)
+        self._pods = Mirror(cluster, PODS, stages, lambda _: changed(), reporter)
         self._again_seconds = again_seconds
         # Told or asked a while ago; who forgets these tells or asks once more.
         self._refusals: dict[str, tuple[float, str]] = {}
