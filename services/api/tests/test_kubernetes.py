@@ -600,6 +600,36 @@ def test_servers_are_found_and_go_again(here: Here) -> None:
         found.close()
 
 
+def test_services_are_read_once_after_a_list_and_told_of_once(here: Here) -> None:
+    settings, log = Settings(), here.data / "log.jsonl"
+    found = FoundServers(connected(here.url), settings, Reporter("api", log))
+    looks, find = [], found._find
+    found._find = lambda: looks.append(None) or find()  # type: ignore[func-returns-value,method-assign]
+    for name in ("one", "two", "three"):
+        here.mock.change(SERVICES, _service(name, {"hone.dev/name": name}))
+    here.mock.change(SERVICES, _service("silent", {}))
+    here.mock.change(SERVICES, _service("bot", {"hone.dev/name": "bot", "hone.dev/hold-seconds": "soon"}))
+    found.start()
+    try:
+        # It takes the hold alone away.
+        bot = Upstream(url="http://bot:8000", model="bot", hold_seconds=0)
+        until(lambda: bot in settings.every_server)
+        before = settings.every_server
+        assert (len(before), len(looks)) == (4, 1)
+        here.mock.break_watches(forget=True)
+        until(lambda: len(looks) == 2)
+        assert all(one is other for one, other in zip(settings.every_server, before, strict=True))
+        told = [json.loads(line)["message"] for line in log.read_text().splitlines()]
+        assert [each.partition(":")[0] for each in told if each.startswith("Service")] == [
+            "Service silent does not say what it serves",
+            "Service bot does not say how long requests wait for it, so none does",
+        ]
+        here.mock.change(SERVICES, _service("silent", {"hone.dev/other": "x"}))
+        until(lambda: log.read_text().count("Service silent") == 2)
+    finally:
+        found.close()
+
+
 def test_servers_of_another_namespace_are_found_by_its_name(here: Here) -> None:
     settings = Settings()
     theirs = Cluster(Configuration(host=here.url), "hone", "elsewhere")

@@ -200,12 +200,13 @@ class KubernetesLauncher:
         self._refusals[name] = (time.monotonic() + self._again_seconds, f"{told}: {message}")
         self._reporter.tell("stage_refused", f"{name}: {error}", level="warning", stage=name)
 
-    def _seen(self, job: Object) -> None:
-        """One that comes only after it was stopped: its creation was on its way when we gave it up."""
-        name = job["metadata"].get("annotations", {}).get(NAME, "")
-        if is_name(name) and self._marks(name).is_stopped and not is_going(job):
-            if not is_finished(job):
-                self._cluster.delete(JOBS, job["metadata"]["name"], "Foreground")
+    def _seen(self, jobs: Sequence[Object]) -> None:
+        """One may come only after it was stopped: its creation was on its way when we gave it up."""
+        for job in jobs:
+            name = job["metadata"].get("annotations", {}).get(NAME, "")
+            if is_name(name) and self._marks(name).is_stopped and not is_going(job):
+                if not is_finished(job):
+                    self._cluster.delete(JOBS, job["metadata"]["name"], "Foreground")
         self._changed()
 
     # -- ending -------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ anew. So what is here may be a moment old, and is never wrong for long; who must
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hone_api.launcher.cluster import GONE, Cluster, NoAnswer, Object, Refused, Shut
 from hone_contract.events import Reporter
@@ -17,9 +17,14 @@ class Mirror:
     """Of the objects that have the labels."""
 
     def __init__(
-        self, cluster: Cluster, resource: str, labels: str, seen: Callable[[Object], None], reporter: Reporter
+        self,
+        cluster: Cluster,
+        resource: str,
+        labels: str,
+        seen: Callable[[Sequence[Object]], None],
+        reporter: Reporter,
     ) -> None:
-        """`seen` is called for each object that is new or has changed, and for one that is gone."""
+        """`seen` is called with what is new, has changed or is gone: after a list, once with all of it."""
         self._cluster, self._resource, self._labels = cluster, resource, labels
         self._seen, self._reporter = seen, reporter
         self._objects: dict[str, Object] = {}
@@ -105,8 +110,7 @@ class Mirror:
         # In one step: nobody sees half of it.
         self._objects = {each["metadata"]["name"]: each for each in listed["items"]}
         self._listed.set()
-        for each in (before | self._objects).values():
-            self._seen(each)
+        self._seen([*(before | self._objects).values()])
         return str(listed["metadata"]["resourceVersion"])
 
     def _take(self, event: Object) -> str:
@@ -115,8 +119,8 @@ class Mirror:
         name = told["metadata"].get("name")
         if event["type"] in ("ADDED", "MODIFIED"):
             self._objects[name] = told
-            self._seen(told)
+            self._seen([told])
         elif event["type"] == "DELETED":
             self._objects.pop(name, None)
-            self._seen(told)
+            self._seen([told])
         return str(told["metadata"]["resourceVersion"])
