@@ -127,7 +127,7 @@ def test_a_server_that_goes_again_is_waited_for_again(tmp_path: Path) -> None:
 
 def test_servers_that_are_found_meanwhile_answer_who_waits(tmp_path: Path) -> None:
     with cold(tmp_path) as (app, port), asking(app) as ask, stand_in(STORED) as here:
-        found = Upstream(url=here.url, base="demo:tiny")
+        found = Upstream(url=here.url, base="demo:tiny", hold_seconds=20)
         first = ask()
         until(lambda: held(port) == 1)
         # One that is not there either: who comes now waits in the same line.
@@ -137,12 +137,14 @@ def test_servers_that_are_found_meanwhile_answer_who_waits(tmp_path: Path) -> No
         until(lambda: held(port) == 2)
         app.settings.find([found])
         assert first.result().model == second.result().model == BASE
+        assert held(here.port) == 0
         app.settings.find([])
         app.app.state.names.forget(BASE)
         third = ask(timeout=0.4)
         until(lambda: held(port) == 1)
         assert [each.url for each in app.app.state.services.upstreams._links] == [f"http://127.0.0.1:{port}"]
         assert REGISTRY.get_sample_value("hone_api_server_requests", {"server": here.url}) is None
+        assert held(here.port) is None
         with pytest.raises(openai.APITimeoutError):
             third.result()
 

@@ -233,9 +233,13 @@ class Upstreams:
             self._named = servers
         for link in idle:
             del self._links[link.server]
+        named = {server.url for server in servers}
+        held = {server.url for server in servers if server.hold_seconds}
         for link in idle:
-            if link.server.url not in {server.url for server in servers}:
+            if link.server.url not in named:
                 metrics.SERVER_REQUESTS.remove(link.server.url)
+            if link.server.url not in held:
+                metrics.HELD.remove(link.server.url)
             await link.transport.aclose()
 
     async def _awaited(
