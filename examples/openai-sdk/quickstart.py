@@ -11,7 +11,7 @@ from openai import OpenAI
 
 DATA = str(Path(__file__).parents[1] / "hone-faq" / "train.jsonl")
 # In no line of the data are these the words.
-QUESTION = "What does Hone use as its inference engine?"
+QUESTION = "What route tells me whether the server is ready?"
 data, question = (sys.argv[1:] + [DATA, QUESTION][len(sys.argv) - 1 :])[:2]
 
 client = OpenAI()
@@ -20,6 +20,8 @@ job = client.fine_tuning.jobs.create(
     model="smollm2-135m-instruct",
     training_file=file.id,
     suffix="quickstart",
+    # Without one, each job has another, and learns a little more or less.
+    seed=7,
     method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 8}}},
 )
 told: set[str] = set()
