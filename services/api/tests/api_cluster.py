@@ -278,6 +278,18 @@ def mock_cluster() -> Iterator[tuple[Mock, str]]:
         mock._over = True
 
 
+def rights_in(file: Path) -> set[tuple[str, str]]:
+    """Of the Role in it, by verb and resource."""
+    return {
+        (verb, resource)
+        for each in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+        if each["kind"] == "Role"
+        for rule in each["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
 def connected(url: str) -> Cluster:
     return Cluster(Configuration(host=url), NAMESPACE)
 

@@ -23,6 +23,7 @@ from api_cluster import (
     ended,
     mock_cluster,
     pulling,
+    rights_in,
     running,
     unschedulable,
     write_kubeconfig,
@@ -44,15 +45,7 @@ from hone_contract.events import Reporter
 NAME = "ftjob-abc/1-train"
 JOB = "ftjob-abc-1-train"
 QUEUE = "kueue.x-k8s.io/queue-name"
-RIGHTS = {
-    (verb, resource)
-    for each in yaml.safe_load_all((BASE / "rights.yaml").read_text(encoding="utf-8"))
-    if each["kind"] == "Role"
-    for rule in each["rules"]
-    for resource in rule["resources"]
-    for verb in rule["verbs"]
-}
-"""Of the Role in k8s/, by verb and resource."""
+RIGHTS = rights_in(BASE / "rights.yaml")
 
 
 @dataclass

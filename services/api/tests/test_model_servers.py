@@ -20,6 +20,7 @@ from api_cluster import (
     connected,
     mock_cluster,
     pulling,
+    rights_in,
     running,
     unschedulable,
 )
@@ -35,14 +36,7 @@ from hone_contract.events import Reporter
 
 COMPONENT = K8S / "components" / "model-servers"
 TEMPLATE = yaml.safe_load((COMPONENT / "server.yaml").read_text(encoding="utf-8"))
-RIGHTS = {
-    (verb, resource)
-    for each in yaml.safe_load_all((COMPONENT / "rights.yaml").read_text(encoding="utf-8"))
-    if each["kind"] == "Role"
-    for rule in each["rules"]
-    for resource in rule["resources"]
-    for verb in rule["verbs"]
-}
+RIGHTS = rights_in(COMPONENT / "rights.yaml")
 # By the api's own Role.
 BESIDE = {("get", "podtemplates"), ("list", "services"), ("list", "pods")}
 NAME = "model-bot"
@@ -75,6 +69,12 @@ class Here:
     def deployment(self, name: str = NAME) -> Object:
         (found,) = (each for each in self.mock.every(DEPLOYMENTS) if each["metadata"]["name"] == name)
         return found
+
+    def scale(self, replicas: int) -> None:
+        """Somebody does."""
+        changed = self.deployment()
+        changed["spec"]["replicas"] = replicas
+        self.mock.change(DEPLOYMENTS, changed)
 
     def pod(self) -> Object:
         """Of the server of `bot`."""
@@ -172,10 +172,7 @@ def test_a_model_that_somebody_else_serves_gets_no_other_server(here: Here) -> N
 
 def test_another_template_is_for_those_that_are_there_too(here: Here) -> None:
     here.keep("bot")
-    # Somebody has scaled it.
-    changed = here.deployment()
-    changed["spec"]["replicas"] = 3
-    here.mock.change(DEPLOYMENTS, changed)
+    here.scale(3)
     here.keep("bot")
     assert ("update", DEPLOYMENTS) not in here.mock.asked
     template = copy.deepcopy(TEMPLATE)
@@ -307,9 +304,7 @@ def test_pods_that_the_cluster_refuses_are_told(here: Here) -> None:
 
 def test_of_one_that_is_scaled_to_zero_nobody_waits(here: Here) -> None:
     here.keep("bot")
-    asleep = here.deployment()
-    asleep["spec"]["replicas"] = 0
-    here.mock.change(DEPLOYMENTS, asleep)
+    here.scale(0)
     here.keep("bot")
     assert here.servers.waits_for("bot") is None
 

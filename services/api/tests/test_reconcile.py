@@ -821,27 +821,16 @@ def test_a_merged_model_is_served_when_its_own_version_is(new: NewLoop) -> None:
 
 
 def test_a_server_that_is_made_for_a_merged_model_is_awaited_and_told_of(new: NewLoop) -> None:
-    made = Made()
     with serving(1) as (server,):
-        loop = new()
-
-        def look() -> None:
-            Reconciler(loop.services, loop.stages, 1, servers=made).tick()
-
-        job_id = loop.trained(metadata={"hone.deploy": "merged"})
-        look()
-        look()
-        loop.stages.end(f"{job_id}/2-merge")
-        made.notes[job_id] = "Its server is not up (waits for a node): 0/1 nodes"
-        look()
-        look()
+        loop, made = new(), Made()
+        job_id = _merged(loop, made, "Its server is not up (waits for a node): 0/1 nodes")
         assert made.kept == {job_id}
         made.notes[job_id] = "Its server is not up (waits for a node): 0/2 nodes"
         # Its Service is found, and nobody answers there.
         with silent() as gone:
             pass
         loop.services.settings.find([Upstream(url=gone, model=job_id, hold_seconds=60)])
-        look()
+        made.look(loop)
         assert loop.job(job_id).status == "running"
         told = loop.told(job_id)
         assert [each for each in told if "server" in each] == [
@@ -850,14 +839,14 @@ def test_a_server_that_is_made_for_a_merged_model_is_awaited_and_told_of(new: Ne
         ]
         server.models.append({"id": job_id, "version": f"{job_id}-0123456789"})
         loop.services.settings.find([Upstream(url=server.url, model=job_id)])
-        look()
+        made.look(loop)
         assert loop.job(job_id).status == "succeeded"
-        look()
+        made.look(loop)
         assert made.kept == {job_id}
         with loop.services.database.writing() as session:
             for model in session.scalars(select(Model)):
                 model.deleted_at = 1
-        look()
+        made.look(loop)
         assert made.kept == set()
         # And is known to be ours, unlike what another api has made.
         assert made.known({job_id, "ftjob-of-another"}) == {job_id} and made.known(set()) == set()
@@ -872,27 +861,15 @@ def test_what_jobs_of_here_publish_is_known_by_its_suffix_too(new: NewLoop) -> N
 
 
 def test_a_job_that_was_paused_waits_for_its_server_anew(new: NewLoop) -> None:
-    made = Made()
-    loop = new()
-
-    def look() -> None:
-        Reconciler(loop.services, loop.stages, 1, servers=made).tick()
-
-    job_id = loop.trained(metadata={"hone.deploy": "merged"})
-    look()
-    look()
-    loop.stages.end(f"{job_id}/2-merge")
-    made.notes[job_id] = ""
-    look()
-    look()
+    loop, made = new(), Made()
+    job_id = _merged(loop, made, "")
     with loop.services.database.writing() as session:
         session.execute(update(Job).values(progress={"deploying": 1}))
     change(loop, job_id, states.pause)
-    look()
+    made.look(loop)
     assert made.kept == set()
     change(loop, job_id, states.resume)
-    look()
-    look()
+    made.look(loop, 2)
     assert (loop.job(job_id).status, made.kept) == ("running", {job_id})
     assert loop.job(job_id).progress["deploying"] > 1
 
@@ -910,6 +887,20 @@ class Made:
 
     def waits_for(self, model: str) -> str | None:
         return self.notes.get(model)
+
+    def look(self, loop: Loop, times: int = 1) -> None:
+        for _ in range(times):
+            Reconciler(loop.services, loop.stages, 1, servers=self).tick()
+
+
+def _merged(loop: Loop, made: Made, note: str) -> str:
+    """A job whose merged model waits for its server."""
+    job_id = loop.trained(metadata={"hone.deploy": "merged"})
+    made.look(loop, 2)
+    loop.stages.end(f"{job_id}/2-merge")
+    made.notes[job_id] = note
+    made.look(loop, 2)
+    return job_id
 
 
 @pytest.mark.parametrize("version", [{}, {"version": "run-1"}, {"version": "run-1-float16"}])
