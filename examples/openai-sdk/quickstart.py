@@ -20,7 +20,7 @@ job = client.fine_tuning.jobs.create(
     model="smollm2-135m-instruct",
     training_file=file.id,
     suffix="quickstart",
-    # Without one, each job has another, and learns a little more or less.
+    # Without a seed, each job gets a different one, and learns a little more or less.
     seed=7,
     method={"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 3, "batch_size": 8}}},
 )

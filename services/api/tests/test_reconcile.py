@@ -30,7 +30,7 @@ from hone_api.jobs.reconcile import Reconciler
 from hone_api.launcher.folder import Folder
 from hone_api.launcher.local import LocalLauncher
 from hone_api.launcher.stages import State
-from hone_api.serving import presence
+from hone_api.serving import merged, presence
 from hone_api.serving.merged import Known
 from hone_api.settings import Settings, Upstream
 from hone_api.wire.jobs import job_object
@@ -872,6 +872,17 @@ def test_a_job_that_was_paused_waits_for_its_server_anew(new: NewLoop) -> None:
     made.look(loop, 2)
     assert (loop.job(job_id).status, made.kept) == ("running", {job_id})
     assert loop.job(job_id).progress["deploying"] > 1
+
+
+def test_a_job_whose_server_does_not_come_ends_with_the_reason(new: NewLoop) -> None:
+    loop, made = new(), Made()
+    job_id = _merged(loop, made, "Its server waits for its quota: gpus")
+    with loop.services.database.writing() as session:
+        session.execute(update(Job).values(progress={"deploying": int(time.time()) - merged.START_SECONDS}))
+    made.look(loop)
+    assert loop.job(job_id).status == "succeeded"
+    told = "The server that is made for it does not serve it yet. Its server waits for its quota: gpus"
+    assert loop.told(job_id)[-1] == told
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from hone_api.database.tables import Job
 from hone_api.errors import invalid
 from hone_api.settings import Tunable
 
@@ -33,6 +34,11 @@ class Extras(BaseModel):
         r = self.r or tunable.r
         alpha = self.alpha or (r if self.r else tunable.alpha)
         return {"r": r, "alpha": alpha}
+
+
+def is_merged(job: Job) -> bool:
+    """Whether its model is one of weights of its own."""
+    return read_extras(job.labels).deploy == "merged"
 
 
 def read_extras(metadata: Mapping[str, str] | None) -> Extras:

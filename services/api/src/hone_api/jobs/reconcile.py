@@ -18,7 +18,7 @@ from hone_api.files.checking import check_files
 from hone_api.files.expiry import expire_files
 from hone_api.jobs import queue, states
 from hone_api.jobs.cleaning import clean, left_behind
-from hone_api.jobs.extras import read_extras
+from hone_api.jobs.extras import is_merged
 from hone_api.jobs.importing import Importing
 from hone_api.jobs.results import known_models, published_as, published_models
 from hone_api.jobs.running import Running
@@ -82,9 +82,9 @@ class Reconciler:
         ending = [job for job in jobs if job.status == states.RUNNING and job.stage == DEPLOY]
         with self.services.database.reading() as session:
             for job in ending:
-                tunable, served_as = settings.models.get(job.model), published_as(session, job)
+                tunable, merged = settings.models.get(job.model), is_merged(job)
                 base = tunable.stored if tunable is not None else job.model
-                merged = read_extras(job.labels).deploy == "merged"
+                served_as = published_as(session, job) if merged else ""
                 found += servers_of(settings, base=base, served_as=served_as, merged=merged)
         return found
 

@@ -12,7 +12,7 @@ from hone_api.database.tables import Checkpoint, File, Job, Model, Permission, P
 from hone_api.files.adding import add_file
 from hone_api.ids import new_id
 from hone_api.jobs import states
-from hone_api.jobs.extras import read_extras
+from hone_api.jobs.extras import is_merged
 from hone_api.jobs.progress import Results
 from hone_api.jobs.stages import DEPLOY
 from hone_api.jobs.workspace import run_name
@@ -41,7 +41,7 @@ def published_models(session: Session) -> set[str]:
     """All merged ones that a server is to have: those of clients, and those of jobs that are about to end."""
     made = select(Model.served_as).where(Model.merged, Model.deleted_at.is_(None))
     ending = select(Job).where(Job.status == states.RUNNING, Job.stage == DEPLOY)
-    jobs = (job for job in session.scalars(ending) if read_extras(job.labels).deploy == "merged")
+    jobs = (job for job in session.scalars(ending) if is_merged(job))
     return {*session.scalars(made), *(published_as(session, job) for job in jobs)}
 
 
@@ -50,9 +50,8 @@ def known_models(session: Session, names: Collection[str]) -> set[str]:
     if not names:
         return set()
     jobs = session.scalars(select(Job.id).where(Job.id.in_(names)))
-    pairs = select(Project, Job.suffix).join(Job, Job.project_id == Project.id).where(Job.suffix.is_not(None))
-    every = session.execute(pairs.distinct())
-    by_suffix = {_name_of(project, suffix) for project, suffix in every if suffix}
+    pairs = select(Project, Job.suffix).join(Job, Job.project_id == Project.id).distinct()
+    by_suffix = {_name_of(project, suffix) for project, suffix in session.execute(pairs) if suffix}
     return {*jobs, *by_suffix.intersection(names)}
 
 

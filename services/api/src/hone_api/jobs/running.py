@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hone_api.database.tables import Job
 from hone_api.files.adding import kept
 from hone_api.jobs import states
-from hone_api.jobs.extras import read_extras
+from hone_api.jobs.extras import is_merged
 from hone_api.jobs.integrations import tracker_environment
 from hone_api.jobs.pace import paced
 from hone_api.jobs.progress import Progress, Run, read_run_id
@@ -40,13 +40,13 @@ from hone_api.jobs.telling import for_clients
 from hone_api.jobs.workspace import run_name
 from hone_api.launcher.stages import Command, Launcher, State
 from hone_api.services import Services
-from hone_api.serving.merged import MergedServers
+from hone_api.serving.merged import START_SECONDS, MergedServers
 from hone_api.serving.presence import Listings, Presence
 from hone_contract.errors import HoneError
 from hone_contract.store import Store
 
-_PATIENCE, _PATIENCE_WITH_A_NEW_ONE = 600, 3900
-"""Seconds that a server may take to list a new model, and one that is only made for it."""
+_PATIENCE = 600
+"""Seconds that a server may take to list a new model, if it is not only made for it."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Running:
                 current.result_files = [add_results(session, current, digest, size).id]
                 add_checkpoints(session, current, self.services.settings.organization, left)
                 finish_checkpoints(session, current)
-                enter(current, MERGE if read_extras(current.labels).deploy == "merged" else DEPLOY)
+                enter(current, MERGE if is_merged(current) else DEPLOY)
 
     def _go_on(self, job: Job, stage: str) -> None:
         with self.services.database.writing() as session:
@@ -167,7 +167,7 @@ class Running:
         assert job.run_id is not None
         if not has_store(self._store):
             return
-        merged = read_extras(job.labels).deploy == "merged"
+        merged = is_merged(job)
         with self.services.database.reading() as session:
             served_as = published_as(session, job) if merged else job.run_id
         try:
@@ -208,7 +208,10 @@ class Running:
             return found, _PATIENCE
         self._tell_what_it_waits_for(job, State("running", note=note))
         told = "The server that is made for it does not serve it yet."
-        return Presence("waiting", told, found.seen or found.message), _PATIENCE_WITH_A_NEW_ONE
+        if "deploying" in job.progress:
+            # The first time, the reason was told just now.
+            told = f"{told} {note or found.message}"
+        return Presence("waiting", told, found.seen or told), START_SECONDS
 
     # -- what is known of a run --------------------------------------------------------------------
 

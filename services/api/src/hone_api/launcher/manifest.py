@@ -49,7 +49,7 @@ def make_job(stage: str, command: Command, template: Object, data: Path) -> Obje
     pod["metadata"] = pod.get("metadata", {})
     pod["metadata"]["labels"] = pod["metadata"].get("labels", {}) | ours
     pod["spec"]["restartPolicy"] = "Never"
-    _fill(_container(pod["spec"], template), command, data)
+    _fill(container_of(pod["spec"], CONTAINER, template["metadata"]["name"]), command, data)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -67,14 +67,13 @@ def make_job(stage: str, command: Command, template: Object, data: Path) -> Obje
     }
 
 
-def _container(pod: Object, template: Object) -> Object:
+def container_of(pod: Object, name: str, template: str) -> Object:
+    """Raises BadConfiguration for a template whose pod has none of this name."""
     for each in pod["containers"]:
-        if each["name"] == CONTAINER:
+        if each["name"] == name:
             found: Object = each
             return found
-    raise BadConfiguration(
-        f"PodTemplate {template['metadata']['name']} has no container named {CONTAINER}; name one so"
-    )
+    raise BadConfiguration(f"PodTemplate {template} has no container named {name}; name one so")
 
 
 def _fill(container: Object, command: Command, data: Path) -> None:

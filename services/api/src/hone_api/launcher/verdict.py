@@ -8,6 +8,7 @@ from hone_contract.errors import BadConfiguration, BadInput
 
 CONTAINER = "stage"
 QUEUE = "kueue.x-k8s.io/queue-name"
+OUT_OF_MEMORY = "it took more memory than its limit (OOMKilled)"
 _TIMED_OUT = 124
 """As `timeout` ends: it would take as long again."""
 _CERTAIN = (0, BadInput.exit_code, BadConfiguration.exit_code)
@@ -110,7 +111,7 @@ def _exit_of_pod(pod: Object) -> Exit:
     if ended is None or code is None:
         return Exit(None, "its container was never seen to end")
     killed = ended.get("reason") == "OOMKilled"
-    return Exit(code, "it took more memory than its limit (OOMKilled)" if killed else "")
+    return Exit(code, OUT_OF_MEMORY if killed else "")
 
 
 def _terminated(pod: Object) -> Object | None:

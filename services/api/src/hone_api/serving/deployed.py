@@ -19,9 +19,8 @@ from hone_api.launcher.cluster import (
     Refused,
 )
 from hone_api.launcher.manifest import OURS
-from hone_api.launcher.verdict import condition, live, newest, pod_waits_for, short
+from hone_api.launcher.verdict import OUT_OF_MEMORY, condition, live, newest, pod_waits_for, short
 from hone_api.serving.deployment import (
-    PORT,
     SERVER,
     TEMPLATE,
     make_deployment,
@@ -29,7 +28,7 @@ from hone_api.serving.deployment import (
     renewed,
     server_name,
 )
-from hone_api.serving.found import NAME
+from hone_api.serving.found import NAME, SERVES
 from hone_api.serving.merged import Known
 from hone_api.settings import Settings
 from hone_contract.errors import BadConfiguration
@@ -51,55 +50,58 @@ class DeployedServers:
     ) -> None:
         self._cluster, self._settings, self._reporter = cluster, settings, reporter
         self._again_seconds = again_seconds
-        self._looked, self._kept = float("-inf"), frozenset[str]()
-        # By model, of ours. None: the last look came to no end.
-        self._notes: dict[str, str] | None = None
+        # The last look, and what it was for.
+        self._looked, self._wanted = float("-inf"), frozenset[str]()
+        # The last one that came to its end, and what it found of each model's server.
+        self._kept, self._notes = frozenset[str](), dict[str, str]()
         self._told: dict[str, str] = {}
 
     def keep(self, models: Collection[str], known: Known) -> None:
         """Raises NoAnswer."""
         wanted, now = frozenset(models), time.monotonic()
-        if wanted == self._kept and now < self._looked + self._again_seconds:
+        if wanted == self._wanted and now < self._looked + self._again_seconds:
             return
-        self._looked, self._kept, self._notes = now, wanted, None
+        self._looked, self._wanted = now, wanted
         # Without it we have no right to look for more.
         template = self._cluster.get(TEMPLATES, TEMPLATE)
         try:
-            self._notes = self._keep(template, known) if template is not None else {}
+            self._notes = self._keep(wanted, template, known) if template is not None else {}
+            self._told.pop(TEMPLATE, None)
         except Refused as error:
-            self._notes = dict.fromkeys(
-                wanted, self._refused("model servers", "No server can be made", error)
-            )
+            self._notes = dict.fromkeys(wanted, self._refused(TEMPLATE, "No server can be made", error))
+        self._kept = wanted
 
     def waits_for(self, model: str) -> str | None:
-        if self._notes is None or model not in self._kept:
-            return "It is not known whether it has a server: the cluster has not answered"
+        """Raises NoAnswer when no look for this model has come to its end."""
+        if model not in self._kept:
+            raise NoAnswer(f"whether {model} has a server is not known yet")
         return self._notes.get(model)
 
-    def _keep(self, template: Object, known: Known) -> dict[str, str]:
-        deployments, services = self._list(DEPLOYMENTS), self._list(SERVICES)
+    def _keep(self, wanted: frozenset[str], template: Object, known: Known) -> dict[str, str]:
+        deployments = self._list(DEPLOYMENTS, f"{OURS},{SERVER}")
+        every = self._list(SERVICES, SERVES)
+        services = {name: each for name, each in every.items() if SERVER in each["metadata"]["labels"]}
+        elsewhere = {server.model for server in self._settings.servers}
+        elsewhere |= {_model_of(each) for name, each in every.items() if name not in services}
         pods = self._cluster.list(PODS, labels=f"{OURS},{SERVER}")["items"]
         notes = {}
-        for model in sorted(self._kept):
+        for model in sorted(wanted):
             name = server_name(model)
             deployment = deployments.get(name)
-            if deployment is None and self._is_served_elsewhere(model):
+            if deployment is None and model in elsewhere:
                 continue
             refusal = self._make(model, template, deployment, services.get(name))
             if refusal or deployment is None or deployment["spec"]["replicas"]:
                 notes[model] = refusal or _waits_for(deployment, _of(name, pods))
-        for resource, there in ((SERVICES, services), (DEPLOYMENTS, deployments)):
-            self._delete(resource, there, known)
+        surplus = {_model_of(each) for there in (deployments, services) for each in there.values()} - wanted
+        for model in known(surplus):
+            self._delete(server_name(model), deployments, services)
         return notes
 
-    def _list(self, resource: str) -> dict[str, Object]:
-        """Those that an api has made, by name."""
-        items = self._cluster.list(resource, labels=f"{OURS},{SERVER}")["items"]
+    def _list(self, resource: str, labels: str) -> dict[str, Object]:
+        """By name."""
+        items = self._cluster.list(resource, labels=labels)["items"]
         return {each["metadata"]["name"]: each for each in items}
-
-    def _is_served_elsewhere(self, model: str) -> bool:
-        ours = f"http://{self._cluster.host_of(server_name(model))}:{PORT}"
-        return any(server.model == model and server.url != ours for server in self._settings.every_server)
 
     def _make(self, model: str, template: Object, deployment: Object | None, service: Object | None) -> str:
         """What is missing of it, or older than the template; why the cluster does not take it."""
@@ -113,42 +115,52 @@ class DeployedServers:
         return ""
 
     def _put(self, resource: str, there: Object | None, made: Object) -> None:
-        name, new = made["metadata"]["name"], made if there is None else renewed(there, made)
-        if there is None:
-            self._cluster.create(resource, made)
-        elif new is not None:
-            try:
+        new = made if there is None else renewed(there, made)
+        if new is None:
+            return
+        try:
+            if there is None:
+                self._cluster.create(resource, new)
+            else:
                 self._cluster.replace(resource, new)
-            except Refused as error:
-                if error.status != CONFLICT:
-                    raise
-                # It has changed meanwhile; at the next look it is seen as it is then.
-                return
-        if new is not None:
-            done = "made" if there is None else "renewed"
-            self._reporter.tell(f"model_server_{done}", f"{resource.rpartition('/')[2]}/{name}")
+        except Refused as error:
+            if there is None or error.status != CONFLICT:
+                raise
+            # It has changed meanwhile; at the next look it is seen as it is then.
+            return
+        done = "made" if there is None else "renewed"
+        self._reporter.tell(f"model_server_{done}", _called(resource, made["metadata"]["name"]))
 
-    def _delete(self, resource: str, there: Mapping[str, Object], known: Known) -> None:
-        """Those of models that were deleted. What another database knows of is another api's."""
-        models = {each["metadata"].get("annotations", {}).get(NAME, ""): name for name, each in there.items()}
-        for model in known(models.keys() - self._kept):
-            try:
-                self._cluster.delete(resource, models[model], "Background")
-            except Refused as error:
-                self._refused(models[model], "It cannot be deleted", error)
+    def _delete(self, name: str, deployments: Mapping[str, Object], services: Mapping[str, Object]) -> None:
+        """Of a model that was deleted. What another database knows of is another api's."""
+        for resource, there in ((SERVICES, services), (DEPLOYMENTS, deployments)):
+            if name not in there:
                 continue
-            told = f"{resource.rpartition('/')[2]}/{models[model]}"
-            self._reporter.tell("model_server_deleted", told)
+            try:
+                self._cluster.delete(resource, name, "Background")
+            except (Refused, NoAnswer) as error:
+                self._refused(name, f"{_called(resource, name)} cannot be deleted", error)
+                continue
+            self._told.pop(name, None)
+            self._reporter.tell("model_server_deleted", _called(resource, name))
 
     def _refused(self, name: str, what: str, error: Exception) -> str:
         """For the job's events; the operator is told once of each reason."""
         told = short(error.message if isinstance(error, Refused) else str(error))
-        if isinstance(error, Refused) and error.status == CONFLICT:
+        if isinstance(error, Refused) and error.reason == "AlreadyExists":
             told = f"{name} is there, and none of ours; delete it"
         if self._told.get(name) != told:
             self._told[name] = told
             self._reporter.tell("model_server_refused", f"{name}: {what}: {told}", level="warning")
         return f"{_quota_or(told, what)}: {told}"
+
+
+def _model_of(made: Object) -> str:
+    return str(made["metadata"].get("annotations", {}).get(NAME, ""))
+
+
+def _called(resource: str, name: str) -> str:
+    return f"{resource.rpartition('/')[2]}/{name}"
 
 
 def _of(name: str, pods: Iterable[Object]) -> list[Object]:
@@ -175,8 +187,7 @@ def _fell(pod: Object) -> str:
     for each in pod["status"].get("containerStatuses", []):
         ended = each.get("lastState", {}).get("terminated")
         if ended is not None and not each.get("ready"):
-            killed = ended.get("reason") == "OOMKilled"
-            why = "it took more memory than its limit (OOMKilled)" if killed else "its log says why"
+            why = OUT_OF_MEMORY if ended.get("reason") == "OOMKilled" else "its log says why"
             return f"Its server has ended with {ended['exitCode']} and is begun again: {why}"
     return ""
 

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from hone_api.launcher.cluster import Object
-from hone_api.launcher.manifest import MANAGER, job_name
+from hone_api.launcher.manifest import MANAGER, container_of, job_name
 from hone_api.serving.found import HOLD, NAME, SERVES
-from hone_contract.errors import BadConfiguration
+from hone_api.serving.merged import START_SECONDS
 
 TEMPLATE = "hone-model-server"
 """Without a PodTemplate of this name, none is made."""
@@ -18,8 +18,6 @@ PORT = 8000
 _CONTAINER = "server"
 _DIGEST = "hone.dev/digest"
 _SAID = (NAME, HOLD, _DIGEST)
-_START_SECONDS = 3900
-"""As k8s/base/server has it."""
 
 
 def server_name(model: str) -> str:
@@ -35,7 +33,7 @@ def make_deployment(model: str, template: Object) -> Object:
     spec = {
         "replicas": 1,
         "revisionHistoryLimit": 1,
-        "progressDeadlineSeconds": _START_SECONDS,
+        "progressDeadlineSeconds": START_SECONDS,
         # The old pod goes first: for a second one there may be no GPU.
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}},
         "selector": {"matchLabels": {SERVER: server_name(model)}},
@@ -98,11 +96,8 @@ def _labels(model: str, template: Object) -> Object:
 
 
 def _tell_its_model(pod: Object, model: str) -> None:
-    for each in pod["containers"]:
-        if each["name"] == _CONTAINER:
-            words = each.get("args", [])
-            # What stands behind "--" is vLLM's.
-            end = words.index("--") if "--" in words else len(words)
-            each["args"] = [*words[:end], "--model", model, *words[end:]]
-            return
-    raise BadConfiguration(f"PodTemplate {TEMPLATE} has no container named {_CONTAINER}; name one so")
+    server = container_of(pod, _CONTAINER, TEMPLATE)
+    words = server.get("args", [])
+    # What stands behind "--" is vLLM's.
+    end = words.index("--") if "--" in words else len(words)
+    server["args"] = [*words[:end], "--model", model, *words[end:]]

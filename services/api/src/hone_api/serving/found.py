@@ -2,6 +2,7 @@
 
 from pydantic import ValidationError
 
+from hone_api import metrics
 from hone_api.launcher.cluster import SERVICES, Cluster, Object
 from hone_api.launcher.mirror import Mirror
 from hone_api.settings import Settings, Upstream
@@ -41,8 +42,12 @@ class FoundServers:
                 known = (version, self._upstream(service))
             read[name] = known
         self._read = read
-        found = (server for _, server in read.values() if server is not None)
+        found = [server for _, server in read.values() if server is not None]
         self._settings.find(sorted(found, key=lambda server: server.url))
+        for server in found:
+            if server.hold_seconds:
+                # So that whoever scales by it finds a zero before the first request.
+                metrics.HELD.labels(server.url)
 
     def _upstream(self, service: Object) -> Upstream | None:
         """None: it is told that nobody can know."""

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+START_SECONDS = 3900
+"""How long one may take to begin, as k8s/base/server has it."""
 Known = Callable[[Collection[str]], set[str]]
 """Which of these names published models of this database have, or had."""
 
@@ -18,5 +20,5 @@ class MergedServers(Protocol):
     def waits_for(self, model: str) -> str | None:
         """Why it does not serve yet, for people, or nothing; what stands before the colon is what is so.
 
-        None: none that was made here is to serve it.
+        None: none that was made here is to serve it. Raises OSError where that cannot be known yet.
         """

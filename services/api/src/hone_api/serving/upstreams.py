@@ -231,15 +231,16 @@ class Upstreams:
         idle = [link for link in gone if not (link.inside or link.promised)]
         if idle == gone:
             self._named = servers
-        for link in idle:
-            del self._links[link.server]
         named = {server.url for server in servers}
         held = {server.url for server in servers if server.hold_seconds}
         for link in idle:
+            del self._links[link.server]
             if link.server.url not in named:
                 metrics.SERVER_REQUESTS.remove(link.server.url)
             if link.server.url not in held:
                 metrics.HELD.remove(link.server.url)
+        # Meanwhile others ask, of whom one may make a link to the same place.
+        for link in idle:
             await link.transport.aclose()
 
     async def _awaited(

@@ -143,7 +143,8 @@ class _Checked(httpcore.NetworkBackend):
 
         # A resolver takes no deadline, and may wait for its name servers far longer than we do.
         Thread(target=look_up, daemon=True).start()
-        for address in (addresses := found.result(_left(self._deadline))):
+        addresses = found.result(_left(self._deadline))
+        for address in addresses:
             check_address(address, self._rules)
         return addresses
 
