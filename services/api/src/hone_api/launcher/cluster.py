@@ -53,6 +53,11 @@ class Refused(HoneError):
         self.status, self.reason, self.message = status, reason, message
 
 
+def message_of(error: Exception) -> str:
+    """What the cluster itself has said, where it has."""
+    return error.message if isinstance(error, Refused) else str(error)
+
+
 class Cluster:
     """One namespace of it; `home` is the one in which we are ourselves, where names need no more."""
 

@@ -19,6 +19,7 @@ from hone_api.launcher.cluster import (
     NoAnswer,
     Object,
     Refused,
+    message_of,
 )
 from hone_api.launcher.manifest import NAME, OURS, STAGE, job_name, make_job, template_name
 from hone_api.launcher.marks import Marks
@@ -30,6 +31,7 @@ from hone_api.launcher.verdict import (
     has_no_pod_yet,
     is_finished,
     is_going,
+    is_quota,
     last_words,
     live,
     newest,
@@ -195,8 +197,8 @@ class KubernetesLauncher:
         return time.monotonic() < self._refusals.get(name, (0.0, ""))[0]
 
     def _refuse(self, name: str, error: Refused | BadConfiguration) -> None:
-        message = error.message if isinstance(error, Refused) else str(error)
-        told = "Waits for its quota" if "exceeded quota" in message else "The cluster does not take its Job"
+        message = message_of(error)
+        told = "Waits for its quota" if is_quota(message) else "The cluster does not take its Job"
         self._refusals[name] = (time.monotonic() + self._again_seconds, f"{told}: {message}")
         self._reporter.tell("stage_refused", f"{name}: {error}", level="warning", stage=name)
 
@@ -292,7 +294,7 @@ class KubernetesLauncher:
         if not events:
             return ""
         event = max(events, key=lambda each: each.get("lastTimestamp") or each.get("eventTime") or "")
-        if "exceeded quota" in event.get("message", ""):
+        if is_quota(event.get("message", "")):
             return f"Waits for its quota: {event['message']}"
         return f"Cannot begin yet: {event.get('reason', '')}: {event.get('message', '')}"
 

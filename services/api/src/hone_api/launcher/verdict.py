@@ -135,6 +135,11 @@ def condition(each: Object, kind: str, status: str = "True") -> Object | None:
     return None
 
 
+def is_quota(message: str) -> bool:
+    """Whether the cluster has refused something because of a ResourceQuota, by its own words."""
+    return "exceeded quota" in message
+
+
 def short(text: str) -> str:
     """As much of it as people read, in one line."""
     return " ".join(text.split())[:_SHOWN]

@@ -17,9 +17,10 @@ from hone_api.launcher.cluster import (
     NoAnswer,
     Object,
     Refused,
+    message_of,
 )
 from hone_api.launcher.manifest import OURS
-from hone_api.launcher.verdict import OUT_OF_MEMORY, condition, live, newest, pod_waits_for, short
+from hone_api.launcher.verdict import OUT_OF_MEMORY, condition, is_quota, live, newest, pod_waits_for, short
 from hone_api.serving.deployment import (
     SERVER,
     TEMPLATE,
@@ -146,7 +147,7 @@ class DeployedServers:
 
     def _refused(self, name: str, what: str, error: Exception) -> str:
         """For the job's events; the operator is told once of each reason."""
-        told = short(error.message if isinstance(error, Refused) else str(error))
+        told = short(message_of(error))
         if isinstance(error, Refused) and error.reason == "AlreadyExists":
             told = f"{name} is there, and none of ours; delete it"
         if self._told.get(name) != told:
@@ -193,4 +194,4 @@ def _fell(pod: Object) -> str:
 
 
 def _quota_or(told: str, other: str) -> str:
-    return "Its server waits for its quota" if "exceeded quota" in told else other
+    return "Its server waits for its quota" if is_quota(told) else other
